@@ -1,0 +1,101 @@
+"""cibench: a benchmark harness for defenses of collaborative inference.
+
+Importing this package is light: a public name imports its module, and with it torch, when
+it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import PROTOCOL, VERSION
+
+__version__ = VERSION
+
+_HOME = {
+    "SOLVER_STATUS": "defense",
+    "AbstractAttack": "attack",
+    "AbstractDataset": "dataset",
+    "AbstractDefense": "defense",
+    "AgentDataset": "dataset",
+    "AgentLayout": "layout",
+    "AgentSelection": "threat",
+    "Capabilities": "defense",
+    "CellRecord": "results",
+    "CibenchError": "_errors",
+    "ContractError": "_errors",
+    "Criterion": "threat",
+    "DataError": "_errors",
+    "Decision": "defense",
+    "FusionCenter": "defense",
+    "Knowledge": "threat",
+    "KnowledgeError": "_errors",
+    "LOCATION": "spec",
+    "Manifold": "manifold",
+    "ManifoldRecipe": "manifold",
+    "Observation": "observation",
+    "Split": "dataset",
+    "Standardizer": "dataset",
+    "ThreatModel": "threat",
+    "ThreatModelError": "_errors",
+    "Training": "embedding",
+    "Victim": "victim",
+    "UndefendedFusionCenter": "embedding.modules",
+    "RobustFit": "manifold",
+    "differentiable_code": "manifold",
+    "hookimpl": "hookspecs",
+    "project": "attack",
+    "robust_fit": "manifold",
+}
+
+__all__ = ["PROTOCOL", "VERSION", *_HOME]  # noqa: PLE0604  (a test compares it)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module a public name lives in on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'cibench' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from ._errors import CibenchError as CibenchError
+    from ._errors import ContractError as ContractError
+    from ._errors import DataError as DataError
+    from ._errors import KnowledgeError as KnowledgeError
+    from ._errors import ThreatModelError as ThreatModelError
+    from .attack import AbstractAttack as AbstractAttack
+    from .attack import project as project
+    from .dataset import AbstractDataset as AbstractDataset
+    from .dataset import AgentDataset as AgentDataset
+    from .dataset import Split as Split
+    from .dataset import Standardizer as Standardizer
+    from .defense import SOLVER_STATUS as SOLVER_STATUS
+    from .defense import AbstractDefense as AbstractDefense
+    from .defense import Capabilities as Capabilities
+    from .defense import Decision as Decision
+    from .defense import FusionCenter as FusionCenter
+    from .embedding import Training as Training
+    from .embedding.modules import UndefendedFusionCenter as UndefendedFusionCenter
+    from .hookspecs import hookimpl as hookimpl
+    from .layout import AgentLayout as AgentLayout
+    from .manifold import Manifold as Manifold
+    from .manifold import ManifoldRecipe as ManifoldRecipe
+    from .manifold import RobustFit as RobustFit
+    from .manifold import differentiable_code as differentiable_code
+    from .manifold import robust_fit as robust_fit
+    from .observation import Observation as Observation
+    from .results import CellRecord as CellRecord
+    from .spec import LOCATION as LOCATION
+    from .threat import AgentSelection as AgentSelection
+    from .threat import Criterion as Criterion
+    from .threat import Knowledge as Knowledge
+    from .threat import ThreatModel as ThreatModel
+    from .victim import Victim as Victim

@@ -1,0 +1,169 @@
+"""The defense interface, the fusion center it returns and the decision that makes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from ._errors import ContractError
+from .observation import Observation
+
+if TYPE_CHECKING:
+    from .embedding import Training
+
+#: A magnitude whose squares could overflow float32 when summed: treated as absent.
+ABSURD_MAGNITUDE = 1e15
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Decision:
+    """Outcome of a fusion center for `n` samples.
+
+    Args:
+        logits: `(n, classes)`; not probabilities.
+        abstained: `(n,)` boolean, or None if the fusion center never abstains.
+        purified: `(n, width)` purified features of a purifying defense.
+        status: `(n,)` uint8 index into `cibench.SOLVER_STATUS`, or None without a solver.
+        rejected: `(n, agents)` blocks that arrived unusable and counted as missing.
+    """
+
+    logits: Tensor
+    abstained: Tensor | None = None
+    purified: Tensor | None = None
+    status: Tensor | None = None
+    rejected: Tensor | None = None
+
+
+#: What a per-sample solver may report; the index is stored, the text explains it.
+SOLVER_STATUS: tuple[tuple[str, str], ...] = (
+    ("converged", "the stopping rule was met"),
+    ("max-iterations", "the iteration limit came first; try a larger max_iterations"),
+    ("non-finite", "the objective left the finite range; the start was returned"),
+    ("no-agents", "no agent was observed; the training mean was returned"),
+    ("fixed-steps", "a fixed number of steps was taken, as in the released code"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a defense declares about itself; the conformance suite tests it."""
+
+    randomized: bool = False
+    optimizes_at_inference: bool = False
+    abstains: bool = False
+    needs_corrupted_agents: bool = False
+    """Uses oracle information: it is told which agents are corrupted."""
+
+
+class FusionCenter(nn.Module, ABC):
+    """The deployed, defended model: `Observation -> Decision`.
+
+    It never sees labels, corrupted agents or clean features. Authors write `decide`;
+    the final `forward` treats unusable blocks as missing, reports them and bounds memory
+    by splitting the batch. A sample's answer does not depend on its batch.
+    """
+
+    samples_per_chunk: int = 4096
+
+    @abstractmethod
+    def decide(self, observation: Observation) -> Decision:
+        """Decide on sanitized observations; under autograd where that is possible."""
+
+    def surrogate(self, observation: Observation) -> Tensor:
+        """`(n, classes)` differentiable logits for adversaries that know the defense.
+
+        Override where `decide` is not differentiable or its derivative is useless.
+        """
+        return self.decide(observation).logits
+
+    @final
+    def forward(self, observation: Observation) -> Decision:
+        """Decide, counting blocks that are non-finite or absurdly large as missing.
+
+        Raises:
+            ContractError: the decision has the wrong shape or non-finite logits.
+        """
+        clean, rejected = sanitize(observation)
+        decision = self._in_chunks(clean)
+        if decision.logits.ndim != 2 or len(decision.logits) != len(observation):
+            raise ContractError(
+                f"{type(self).__name__}.decide: expected logits of shape"
+                f" ({len(observation)}, classes), got {tuple(decision.logits.shape)}"
+            )
+        if not torch.isfinite(decision.logits).all():
+            bad = int((~torch.isfinite(decision.logits)).any(dim=1).sum())
+            raise ContractError(
+                f"{type(self).__name__}.decide: expected finite logits, got non-finite"
+                f" ones for {bad} of {len(observation)} samples"
+            )
+        return replace(decision, rejected=rejected)
+
+    @final
+    def differentiable_logits(self, observation: Observation) -> Tensor:
+        """`surrogate` behind the same gate as `forward`."""
+        return self.surrogate(sanitize(observation)[0])
+
+    def _in_chunks(self, observation: Observation) -> Decision:
+        size = self.samples_per_chunk
+        if len(observation) <= size:
+            return self.decide(observation)
+        parts = [
+            self.decide(observation[start : start + size])
+            for start in range(0, len(observation), size)
+        ]
+
+        def joined(pick: Callable[[Decision], Tensor | None]) -> Tensor | None:
+            tensors = [t for part in parts if (t := pick(part)) is not None]
+            return torch.cat(tensors) if tensors else None
+
+        return Decision(
+            logits=torch.cat([part.logits for part in parts]),
+            abstained=joined(lambda part: part.abstained),
+            purified=joined(lambda part: part.purified),
+            status=joined(lambda part: part.status),
+        )
+
+
+def sanitize(observation: Observation) -> tuple[Observation, Tensor]:
+    """Count unusable blocks as missing.
+
+    A block is unusable if it arrived with a non-finite value or one of magnitude above
+    `ABSURD_MAGNITUDE`. Values under missing blocks become 0, so that nothing later can
+    depend on them.
+
+    Returns:
+        The observation to decide on, and `(n, agents)` booleans: blocks refused here.
+    """
+    layout = observation.layout
+    with torch.no_grad():
+        usable = observation.features.abs() <= ABSURD_MAGNITUDE  # False for NaN
+        whole = torch.stack([usable[:, s].all(dim=1) for s in layout.slices], 1)
+        rejected = observation.observed & ~whole
+    kept = replace(observation, observed=observation.observed & whole)
+    return kept.with_features(kept.filled(0.0)), rejected
+
+
+class AbstractDefense(ABC):
+    """Base of defense plugins: a frozen dataclass whose fields are the options.
+
+    Authors set `name`, declare `capabilities` and write `fit`.
+    """
+
+    name: ClassVar[str]
+    citation: ClassVar[str] = ""
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    @abstractmethod
+    def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
+        """Fit to clean training embeddings and return the fusion center to deploy.
+
+        Args:
+            training: clean embeddings, labels, the undefended fusion center, and a
+                manifold on request.
+            generator: the only source of randomness.
+        """

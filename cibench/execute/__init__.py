@@ -1,0 +1,1 @@
+"""How cells are run: artifacts, cache keys, the order of work."""

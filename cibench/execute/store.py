@@ -1,0 +1,111 @@
+"""Artifacts on disk: named tensors under content-addressed keys, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .._errors import OutputError
+
+
+class ArtifactStore:
+    """A folder of safetensors files; None keeps nothing.
+
+    A file that is damaged (its checksum does not match) is set aside as `*.damaged` and
+    counts as absent. Writes are atomic; two processes may share a folder.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(
+                    f"cache folder {folder}: expected a writable folder, got"
+                    f" {error.strerror}; set CIBENCH_CACHE or use --no-cache"
+                ) from error
+
+    def lock(self, key: str) -> FileLock:
+        """A lock that keeps two processes from computing the same artifact."""
+        assert self.folder is not None
+        return FileLock(self.folder / f"{key}.lock")
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The artifact under a key, or None."""
+        if self.folder is None:
+            return None
+        path = self.folder / f"{key}.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                expected = (file.metadata() or {}).get("sha256")
+            if expected == checksum(tensors):
+                return tensors
+        except (SafetensorError, OSError, ValueError):
+            pass
+        path.rename(path.with_suffix(".damaged"))
+        warnings.warn(
+            f"artifact {path.name} is damaged; it was set aside and is computed again",
+            stacklevel=2,
+        )
+        return None
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Store an artifact atomically.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        if self.folder is None:
+            return
+        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        write_atomically(
+            self.folder / f"{key}.safetensors",
+            save(plain, metadata={"sha256": checksum(plain)}),
+        )
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), tensor.shape]).encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the whole of it or nothing.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"{path.parent}: expected a writable folder, got {error.strerror}"
+        ) from error

@@ -1,0 +1,93 @@
+"""An affine manifold: principal components of the joint embedding, gaps imputed."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ..layout import AgentLayout
+from ..observation import Observation
+from .base import Manifold
+
+
+@final
+class AffineManifold(Manifold):
+    """`decode(z) = mean + z V'` with orthonormal columns V; `encode` projects onto it.
+
+    Args:
+        layout: the agents' embedded blocks.
+        mean: `(width,)` offset.
+        basis: `(width, rank)` orthonormal columns V.
+    """
+
+    family = "affine"
+    basis: Tensor
+    grams: Tensor
+
+    def __init__(self, layout: AgentLayout, mean: Tensor, basis: Tensor) -> None:
+        super().__init__(layout, mean)
+        self.register_buffer("basis", basis)
+        grams = torch.stack([basis[s].T @ basis[s] for s in layout.slices])
+        self.register_buffer("grams", grams, persistent=False)
+
+    @property
+    def rank(self) -> int:
+        """Width of the code."""
+        return self.basis.shape[1]
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Coordinates of the orthogonal projection."""
+        return (features - self.mean) @ self.basis
+
+    def decode(self, code: Tensor) -> Tensor:
+        """The point with these coordinates."""
+        return torch.addmm(self.mean, code, self.basis.T)
+
+    def gram(self, code: Tensor, weights: Tensor) -> Tensor:
+        """See `Manifold`; the Gram matrix of each block is computed once."""
+        m, r = self.layout.agents, self.rank
+        return (weights @ self.grams.reshape(m, r * r)).reshape(-1, r, r)
+
+    def pullback(self, code: Tensor, vector: Tensor) -> Tensor:
+        """See `Manifold`."""
+        return vector @ self.basis
+
+    def layers(self) -> list[tuple[Tensor, Tensor, float | None]]:
+        """See `Manifold`."""
+        return [
+            (self.basis.T, -self.mean @ self.basis, None),
+            (self.basis, self.mean, None),
+        ]
+
+
+def fit_affine(observation: Observation, rank: int, sweeps: int = 20) -> AffineManifold:
+    """Principal components of rank `rank`, missing blocks imputed by the fit itself.
+
+    Alternates a truncated singular value decomposition with imputation of the missing
+    blocks from it, starting from the column means (the EM algorithm for principal
+    components without noise model); one sweep where nothing is missing.
+
+    Raises:
+        ValueError: the rank exceeds the width or the number of samples less one.
+
+    Source: Roweis 1998 (EM for PCA); Mazumder, Hastie and Tibshirani 2010.
+    """
+    layout = observation.layout
+    limit = min(layout.width, len(observation) - 1)
+    if not 1 <= rank <= limit:
+        raise ValueError(f"rank: expected 1 to {limit}, got {rank}")
+    known = layout.expand(observation.observed)
+    wide = observation.with_features(observation.features.double())
+    counts = known.sum(0).clamp_min(1)
+    mean = wide.filled(0.0).sum(0) / counts
+    values = torch.where(known, wide.features, mean)
+    basis = torch.empty(0)
+    for _ in range(1 if bool(known.all()) else sweeps):
+        mean = values.mean(0)
+        covariance = (values - mean).T @ (values - mean)
+        basis = torch.linalg.eigh(covariance).eigenvectors[:, -rank:].flip(1)
+        fitted = mean + ((values - mean) @ basis) @ basis.T
+        values = torch.where(known, wide.features, fitted)
+    return AffineManifold(layout, mean, basis.contiguous())

@@ -1,0 +1,89 @@
+"""`Victim`: everything an adversary may call, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._errors import KnowledgeError
+from .defense import FusionCenter
+from .observation import Observation
+from .threat import Knowledge
+
+
+class Victim:
+    """The adversary's view of the deployed system, limited by its knowledge.
+
+    Args:
+        knowledge: what the threat model grants.
+        undefended: the undefended fusion center; granted at `fusion`.
+        defended: the deployed, defended fusion center; granted at `query` (answers) and
+            `adaptive` (answers and gradients).
+
+    Attributes:
+        queries: samples answered so far.
+        gradients: samples differentiated so far.
+    """
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        *,
+        undefended: FusionCenter,
+        defended: FusionCenter,
+    ) -> None:
+        self.knowledge = knowledge
+        self.queries = 0
+        self.gradients = 0
+        self.__model = {
+            Knowledge.OBLIVIOUS: None,
+            Knowledge.FUSION: undefended,
+            Knowledge.QUERY: defended,
+            Knowledge.ADAPTIVE: defended,
+        }[knowledge]
+
+    def logits(self, observation: Observation) -> Tensor:
+        """`(n, classes)` answers of the model the adversary knows.
+
+        Raises:
+            KnowledgeError: the adversary knows no model.
+        """
+        if self.__model is None:
+            raise KnowledgeError(
+                "Victim.logits: expected knowledge of query, fusion or adaptive,"
+                f" got {self.knowledge}"
+            )
+        self.queries += len(observation)
+        with torch.no_grad():
+            return self.__model(observation).logits
+
+    def loss_gradient(
+        self, observation: Observation, loss: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiate a loss of the logits with respect to the features.
+
+        Args:
+            observation: where to differentiate.
+            loss: maps `(n, classes)` logits to `(n,)` losses, sample by sample.
+
+        Returns:
+            `(n, width)` gradient and the `(n, classes)` logits it belongs to.
+
+        Raises:
+            KnowledgeError: the knowledge level grants no gradients.
+        """
+        if self.__model is None or self.knowledge is Knowledge.QUERY:
+            raise KnowledgeError(
+                "Victim.loss_gradient: expected knowledge of fusion or adaptive,"
+                f" got {self.knowledge}"
+            )
+        self.gradients += len(observation)
+        with torch.enable_grad():
+            features = observation.features.detach().clone().requires_grad_()
+            logits = self.__model.differentiable_logits(
+                observation.with_features(features)
+            )
+            (gradient,) = torch.autograd.grad(loss(logits).sum(), features)
+        return gradient, logits.detach()

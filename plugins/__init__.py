@@ -1,0 +1,1 @@
+"""Plugins shipped with cibench, loaded only through their entry points."""

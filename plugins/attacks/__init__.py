@@ -1,0 +1,1 @@
+"""Attacks: one method per file."""

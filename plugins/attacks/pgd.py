@@ -1,0 +1,98 @@
+"""Projected gradient descent on the compromised blocks, unbounded unless given a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, final
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from cibench import AbstractAttack, Criterion, Observation, Victim, hookimpl
+
+from ._descent import Adam, block_scale, descend
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PGD(AbstractAttack):
+    """Descend the logit margin with steps that follow the scale of each block.
+
+    The update is Adam on the normalized gradient, so neither the size of a gradient nor
+    the units of an embedding decide whether the attack works: plain steps of fixed size
+    can leave even an undefended model standing (`pgd-paper` keeps them). The first start
+    is the clean embedding, further ones are at random distances from it; the best iterate
+    of all is returned.
+
+    Args:
+        agents: compromised agents.
+        knowledge: `adaptive` attacks the whole defended pipeline, `fusion` the undefended
+            fusion center only (the attacker of the CoPur paper).
+        target: `any`, `other` (of two classes), or a class by name or index.
+        budget: largest norm of a block's change as a multiple of the agent's median clean
+            block norm; none for no bound, as in the paper.
+        steps: gradient steps from each start.
+        step: size of a step in units of the block's root mean square.
+        restarts: starts, the clean one included.
+        loss: `margin` of the logits, or cross-entropy (`ce`).
+
+    Source: Madry et al. 2018; margin loss of Carlini and Wagner 2017; unprojected in Liu,
+        Xie, Koyejo and Li 2022.
+    """
+
+    name: ClassVar[str] = "pgd"
+    citation: ClassVar[str] = "Madry et al.: Towards deep learning models resistant... 2018"
+
+    knowledge: Literal["adaptive", "fusion"] = "adaptive"
+    target: str = "any"
+    budget: Annotated[float, Meta(gt=0)] | None = None
+    steps: Annotated[int, Meta(ge=1)] = 50
+    step: Annotated[float, Meta(gt=0)] = 0.5
+    restarts: Annotated[int, Meta(ge=1)] = 1
+    loss: Literal["margin", "ce"] = "margin"
+
+    def run(
+        self,
+        victim: Victim,
+        observation: Observation,
+        criterion: Criterion,
+        *,
+        compromised: Tensor,
+        radius: Tensor | None,
+        generator: torch.Generator,
+    ) -> Observation:
+        """Return the best iterate of all starts, sample by sample."""
+        movable = observation.layout.expand(compromised)
+        scale = block_scale(observation)
+        best = observation.features
+        best_margin = torch.full_like(best[:, 0], torch.inf)
+        for restart in range(self.restarts):
+            start = observation.features
+            if restart:
+                noise = torch.randn(start.shape, generator=generator).to(start)
+                spread = torch.rand((len(start), 1), generator=generator).to(start)
+                start = torch.where(
+                    movable, start + 10 ** (2 * spread - 1) * scale * noise, start
+                )
+            found, margin = descend(
+                victim,
+                observation,
+                criterion,
+                start=start,
+                movable=movable,
+                steps=self.steps,
+                rule=Adam(self.step * scale),
+                loss=Criterion.margin if self.loss == "margin" else Criterion.cross_entropy,
+                radius=radius,
+            )
+            better = margin < best_margin
+            best = torch.where(better[:, None], found, best)
+            best_margin = torch.where(better, margin, best_margin)
+        return observation.with_features(best)
+
+
+@hookimpl
+def cibench_attacks() -> list[type[AbstractAttack]]:
+    """Provide `pgd`."""
+    return [PGD]

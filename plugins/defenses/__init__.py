@@ -1,0 +1,1 @@
+"""Defenses: one method per file."""

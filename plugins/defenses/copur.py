@@ -1,0 +1,154 @@
+"""CoPur: purify the received features on a manifold with a robust l2,1 fit, then decide."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, final
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+
+from cibench import (
+    AbstractDefense,
+    Capabilities,
+    FusionCenter,
+    Manifold,
+    Observation,
+    Training,
+    differentiable_code,
+    hookimpl,
+    robust_fit,
+)
+
+from ._chain import Chain
+from ._eq6 import refine
+from ._purified import Family, PurifyingFusionCenter, Width, manifold_recipe
+from ._released import released_purify
+
+#: Index of "fixed-steps" in `cibench.SOLVER_STATUS`.
+_FIXED_STEPS = 4
+
+
+@final
+class _Converged(PurifyingFusionCenter):
+    """Eq. 5 to convergence from several starts, then Eq. 6."""
+
+    def __init__(
+        self, manifold: Manifold, head: nn.Module, tau: float, max_iterations: int
+    ) -> None:
+        super().__init__(manifold, head)
+        self.tau = tau
+        self.max_iterations = max_iterations
+
+    def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        fit = robust_fit(
+            self.manifold, observation, max_iterations=self.max_iterations
+        )
+        if math.isinf(self.tau):
+            return self.manifold.decode(fit.code), fit.status
+        return refine(self.manifold, observation, fit, tau=self.tau)
+
+    def surrogate(self, observation: Observation) -> Tensor:
+        """The head behind Eq. 5 with its implicit derivative.
+
+        Eq. 6 moves the point little and is left out of the derivative only.
+        """
+        wide = observation.with_features(observation.features.double())
+        with torch.no_grad():
+            fit = robust_fit(self.manifold, wide, max_iterations=60, tolerance=1e-5)
+        code = differentiable_code(self.manifold, wide, fit.code)
+        purified = self.manifold.decode(code).to(observation.features.dtype)
+        logits: Tensor = self.head(purified)
+        return logits
+
+
+@final
+class _FixedSteps(PurifyingFusionCenter):
+    """The released algorithm: a fixed number of gradient steps."""
+
+    def __init__(
+        self, manifold: Manifold, head: nn.Module, tau: float, *, released: bool
+    ) -> None:
+        super().__init__(manifold, head)
+        self.tau = tau
+        self.released = released
+        self.chain = Chain(manifold, next(head.parameters()).dtype)
+
+    def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        purified = released_purify(
+            self.chain,
+            observation,
+            observation.filled(0.0),
+            tau=self.tau,
+            all_agents=self.released,
+            stop_below=0.1 if self.released else 0.0,
+        )
+        status = torch.full_like(observation.observed[:, 0], _FIXED_STEPS, dtype=torch.uint8)
+        return purified, status
+
+    def surrogate(self, observation: Observation) -> Tensor:
+        """The purified answer with the derivative of D(E(.)) at the purified point.
+
+        Backward pass differentiable approximation (Athalye, Carlini and Wagner 2018).
+        """
+        with torch.no_grad():
+            purified, _ = self.purify(observation)
+        received = observation.filled(0.0)
+        nearby = self.chain.forward(purified + (received - received.detach()))[0]
+        logits: Tensor = self.head(purified + (nearby - nearby.detach()))
+        return logits
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CoPur(AbstractDefense):
+    """Feature purification: find the point of a manifold that explains most blocks.
+
+    Eq. 5 fits the manifold to the observed blocks in the sum of block norms, which a
+    minority of corrupted blocks cannot drag far when honest blocks are redundant; Eq. 6
+    then trades distance to what was received against distance to the manifold. The head
+    decides on D(E(l)).
+
+    Args:
+        solver: `converged` solves both problems; `paper` takes the published number of
+            gradient steps; `released` does so with the released code's variants (stage 1
+            also fits missing blocks as zeros; a sample stops at gradient norm 0.1).
+        tau: weight of the manifold residual in Eq. 6; `inf` stops after Eq. 5. With
+            `solver=paper` the published value is 1000.
+        manifold: `affine` (the problem is convex: one global minimum, found in
+            microseconds), `mlp` (the paper's autoencoder, several starts), or `auto`:
+            whichever recovers simulated corruptions of validation data better.
+        width: width of the code (the paper's: 150); none selects it by the same rule.
+        max_iterations: limit per sample and stage of the converged solver.
+
+    Source: Liu, Xie, Koyejo and Li 2022, Eq. 5 and 6.
+    """
+
+    name: ClassVar[str] = "copur"
+    citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, Eq. 5-6"
+    capabilities: ClassVar[Capabilities] = Capabilities(optimizes_at_inference=True)
+
+    solver: Literal["converged", "paper", "released"] = "converged"
+    tau: Annotated[float, Meta(gt=0)] | None = None
+    manifold: Family = "affine"
+    width: Width = None
+    max_iterations: Annotated[int, Meta(ge=1)] = 200
+
+    def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
+        """Fit the manifold and the head on its output."""
+        recipe = manifold_recipe(self.manifold, self.width)
+        manifold = training.manifold(recipe).manifold
+        head = training.manifold_head(recipe)
+        if self.solver == "converged":
+            return _Converged(manifold, head, self.tau or 2.0, self.max_iterations)
+        return _FixedSteps(
+            manifold, head, self.tau or 1000.0, released=self.solver == "released"
+        )
+
+
+@hookimpl
+def cibench_defenses() -> list[type[AbstractDefense]]:
+    """Provide `copur`."""
+    return [CoPur]
