@@ -50,6 +50,7 @@ class AgentDataset:
         recipe: name of the recommended embedding recipe (`cibench.embedding.RECIPES`).
         citation, licence: where the data come from and on what terms.
         time_series: whether neighbouring samples are correlated in time.
+        test_statistics: whether features were standardized with test-split statistics.
         notes: facts a reader of a result should know, one line each.
 
     Raises:
@@ -67,6 +68,7 @@ class AgentDataset:
     citation: str
     licence: str
     time_series: bool = False
+    test_statistics: bool = False
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:

@@ -70,6 +70,11 @@ class FusionCenter(nn.Module, ABC):
 
     samples_per_chunk: int = 4096
 
+    @property
+    def facts(self) -> dict[str, float | int | str]:
+        """What a reader of the record should know about the fit; plain values."""
+        return {}
+
     @abstractmethod
     def decide(self, observation: Observation) -> Decision:
         """Decide on sanitized observations; under autograd where that is possible."""

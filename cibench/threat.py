@@ -220,9 +220,7 @@ class Criterion:
         return Criterion(self.labels[samples], target)
 
     @classmethod
-    def of(
-        cls, target: str, labels: Tensor, class_names: tuple[str, ...]
-    ) -> Criterion:
+    def of(cls, target: str, labels: Tensor, class_names: tuple[str, ...]) -> Criterion:
         """Resolve a threat model's `target` for a data set.
 
         Raises:

@@ -25,6 +25,7 @@ class Victim:
     Attributes:
         queries: samples answered so far.
         gradients: samples differentiated so far.
+        unusable: gradients among them that were zero or not finite.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Victim:
         self.knowledge = knowledge
         self.queries = 0
         self.gradients = 0
+        self.unusable = 0
         self.__model = {
             Knowledge.OBLIVIOUS: None,
             Knowledge.FUSION: undefended,
@@ -86,4 +88,6 @@ class Victim:
                 observation.with_features(features)
             )
             (gradient,) = torch.autograd.grad(loss(logits).sum(), features)
+        size = torch.linalg.vector_norm(gradient, dim=1)
+        self.unusable += int((~torch.isfinite(size) | (size == 0)).sum())
         return gradient, logits.detach()

@@ -76,9 +76,7 @@ def minimize(
     return best
 
 
-def drop_agents(
-    observed: Tensor, chance: float, generator: torch.Generator
-) -> Tensor:
+def drop_agents(observed: Tensor, chance: float, generator: torch.Generator) -> Tensor:
     """Drop each agent of each sample with some chance, but never the last one heard."""
     if chance == 0:
         return observed

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..layout import AgentLayout
 from ..observation import Observation
 from .base import Manifold
 
@@ -88,9 +89,7 @@ def robust_fit(
         return _descend(manifold, observation, starts[0], max_iterations, tolerance)
     k, n, rank = starts.shape
     repeated = observation[torch.arange(n, device=starts.device).repeat(k)]
-    short = _descend(
-        manifold, repeated, starts.reshape(k * n, rank), SHORT, tolerance
-    )
+    short = _descend(manifold, repeated, starts.reshape(k * n, rank), SHORT, tolerance)
     best = short.objective.reshape(k, n).argmin(dim=0)
     chosen = short.code.reshape(k, n, rank)[best, torch.arange(n, device=best.device)]
     return _descend(manifold, observation, chosen, max_iterations, tolerance)
@@ -114,12 +113,15 @@ def _descend(
     received, heard = observation.filled(0.0)[active], observation.observed[active]
     known = manifold.layout.expand(heard)
     z = code[active]
-    residual = torch.where(known, received - manifold.decode(z), 0.0)
+    image = manifold.decode(z)
+    residual = torch.where(known, received - image, 0.0)
     first = manifold.layout.block_norms(residual)
     # Scale of honest residuals: the median over agents is not moved by a minority.
     scale = first.masked_fill(~heard, torch.nan).nanmedian(dim=1, keepdim=True).values
     size = manifold.layout.block_norms(received).masked_fill(~heard, torch.nan)
-    floor = 1e-10 * (size.nanmedian(dim=1, keepdim=True).values + scale) + 1e-300
+    size = size.nanmedian(dim=1, keepdim=True).values
+    # Not from `scale`: a payload reaches every block of the start through the encoder.
+    floor = 1e-10 * torch.where(size > 0, size, scale) + 1e-300
     eps = torch.maximum(0.1 * scale, floor)
     damping = torch.full_like(eps, 1e-6)
     norms = smoothed_norms(manifold, residual, eps)
@@ -138,18 +140,22 @@ def _descend(
         step = torch.cholesky_solve(slope[:, :, None], factor).squeeze(2)
         step = torch.where((info == 0)[:, None] & step.isfinite(), step, 0.0)
         proposal = z + step
-        new_residual = torch.where(known, received - manifold.decode(proposal), 0.0)
+        new_image = manifold.decode(proposal)
+        new_residual = torch.where(known, received - new_image, 0.0)
         new_norms = smoothed_norms(manifold, new_residual, eps)
-        new_objective = (new_norms * heard).sum(1)
-        accept = (new_objective <= objective) & (info == 0)
-        gain = objective - new_objective
+        gain = _gain(manifold.layout, residual, new_image - image, norms, new_norms)
+        gain = (gain * heard).sum(1)
+        accept = (gain >= 0) & (info == 0)
 
         z = torch.where(accept[:, None], proposal, z)
         residual = torch.where(accept[:, None], new_residual, residual)
+        image = torch.where(accept[:, None], new_image, image)
         damping = torch.where(accept[:, None], damping / 3, damping * 10)
         damping = damping.clamp(1e-12, 1e6)
         at_floor = (eps <= floor).squeeze(1)
-        small = gain.abs() <= tolerance * objective + 1e-300
+        # Measured by the typical block: a payload must not loosen the rule.
+        typical = norms.masked_fill(~heard, torch.nan).nanmedian(dim=1).values
+        small = gain.abs() <= tolerance * typical + 1e-3 * floor.squeeze(1)
         stuck = ~accept & (damping >= 1e6).squeeze(1)
         finished = at_floor & ((accept & small) | stuck)
         # Smoothing falls once a level is solved well enough, at least every step.
@@ -166,6 +172,7 @@ def _descend(
             status[active[broken]] = NON_FINITE
             stay = ~leaving
             active, z, residual = active[stay], z[stay], residual[stay]
+            image = image[stay]
             received, heard, known = received[stay], heard[stay], known[stay]
             eps, floor, damping = eps[stay], floor[stay], damping[stay]
             norms, objective = norms[stay], objective[stay]
@@ -176,3 +183,18 @@ def _descend(
     )
     total = manifold.layout.block_norms(final).sum(1)
     return RobustFit(code, total, status, steps)
+
+
+def _gain(
+    layout: AgentLayout, residual: Tensor, moved: Tensor, norms: Tensor, new: Tensor
+) -> Tensor:
+    """`(n, agents)` norms less new norms, free of cancellation beside a huge payload.
+
+    `a - b = (a^2 - b^2) / (a + b)`, and the difference of squares is an inner product
+    with `moved`, the change of the decoded point.
+    """
+    products = (2 * residual - moved) * moved
+    sums = torch.zeros_like(norms).index_add_(
+        1, layout.owner.to(moved.device), products
+    )
+    return sums / (norms + new)

@@ -92,8 +92,9 @@ def descend(
     Returns:
         `(n, width)` best iterates and their `(n,)` logit margins: negative is success.
     """
-    current = start
-    best, best_margin = start, torch.full_like(start[:, 0], torch.inf)
+    norms = observation.layout.block_norms
+    current = start if radius is None else project(start, observation, radius)
+    best, best_margin = current, torch.full_like(start[:, 0], torch.inf)
     for step in range(steps + 1):
         gradient, logits = victim.loss_gradient(
             observation.with_features(current), lambda z: loss(criterion, z)
@@ -104,7 +105,12 @@ def descend(
         best_margin = torch.where(better, margin, best_margin)
         if step == steps:
             break
-        change = rule(torch.where(movable, gradient.nan_to_num(0.0), 0.0))
+        gradient = torch.where(movable, gradient.nan_to_num(0.0), 0.0)
+        change = rule(gradient)
+        if radius is not None:
+            # In a Euclidean ball the steepest way is the gradient's, not its signs'.
+            ratio = norms(change) / norms(gradient).clamp_min(1e-30)
+            change = -gradient * observation.layout.expand(ratio)
         current = torch.where(movable, current + change, current)
         if radius is not None:
             current = project(current, observation, radius)

@@ -42,7 +42,9 @@ class PGD(AbstractAttack):
     """
 
     name: ClassVar[str] = "pgd"
-    citation: ClassVar[str] = "Madry et al.: Towards deep learning models resistant... 2018"
+    citation: ClassVar[str] = (
+        "Madry et al.: Towards deep learning models resistant... 2018"
+    )
 
     knowledge: Literal["adaptive", "fusion"] = "adaptive"
     target: str = "any"
@@ -83,7 +85,9 @@ class PGD(AbstractAttack):
                 movable=movable,
                 steps=self.steps,
                 rule=Adam(self.step * scale),
-                loss=Criterion.margin if self.loss == "margin" else Criterion.cross_entropy,
+                loss=Criterion.margin
+                if self.loss == "margin"
+                else Criterion.cross_entropy,
                 radius=radius,
             )
             better = margin < best_margin

@@ -43,9 +43,7 @@ class _Converged(PurifyingFusionCenter):
         self.max_iterations = max_iterations
 
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        fit = robust_fit(
-            self.manifold, observation, max_iterations=self.max_iterations
-        )
+        fit = robust_fit(self.manifold, observation, max_iterations=self.max_iterations)
         if math.isinf(self.tau):
             return self.manifold.decode(fit.code), fit.status
         return refine(self.manifold, observation, fit, tau=self.tau)
@@ -85,7 +83,9 @@ class _FixedSteps(PurifyingFusionCenter):
             all_agents=self.released,
             stop_below=0.1 if self.released else 0.0,
         )
-        status = torch.full_like(observation.observed[:, 0], _FIXED_STEPS, dtype=torch.uint8)
+        status = torch.full_like(
+            observation.observed[:, 0], _FIXED_STEPS, dtype=torch.uint8
+        )
         return purified, status
 
     def surrogate(self, observation: Observation) -> Tensor:

@@ -1,0 +1,100 @@
+# Every target works in a fresh clone: it makes its own virtual environment from
+# constraints.txt. PYTHON picks the interpreter, VENV the place of the environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+WHEEL_VENV ?= .venv-wheel
+# Workers of the test suite, each with one thread.
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+WHEEL_PYTHON := $(WHEEL_VENV)/bin/python
+BASE := $(VENV)/.base-installed
+DEV := $(VENV)/.dev-installed
+PYTEST := --numprocesses $(JOBS) --benchmark-disable $(PYTEST_ARGS)
+# The real ExtraSensory file, where there is one; tests that need it skip otherwise.
+DATA := $(abspath $(or $(CIBENCH_DATA),$(wildcard ../shared/data)))
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench wheel wheel-test readme constraints clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(BASE) ## set up, then measure one defense under one attack
+	$(BIN)/cibench run --defense copur --attack pgd
+
+test: $(DEV) ## set up, then run the test suite
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST)
+
+check: $(DEV) ## formatting, lint, types, import contracts, documentation
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_docs.py
+
+bench: $(DEV) ## run the benchmarks of the harness itself
+	OMP_NUM_THREADS=1 $(BIN)/pytest --benchmark-only benchmarks
+
+# A stale build/ or egg-info would put files into the wheel that the tree no longer has.
+wheel: $(DEV) ## build the source distribution, and the wheel from it, into dist/
+	rm -rf build dist cibench.egg-info
+	$(BIN)/python -m build --no-isolation
+	rm -rf build cibench.egg-info
+
+# The suite runs in a copy of the tree without the packages, so that only the installed
+# wheel can be imported; the console script keeps the current directory off sys.path.
+wheel-test: wheel ## run the test suite against the wheel in an environment of its own
+	rm -rf $(WHEEL_VENV)
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_PYTHON) -m pip install -q -c constraints.txt "$$(echo dist/*.whl)[test]"
+	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT \
+	&& cp -R tests tools docs examples README.md pyproject.toml "$$copy" \
+	&& wheel=$(abspath $(WHEEL_VENV)) && cd "$$copy" \
+	&& "$$wheel/bin/python" -I -c "import cibench, cibench_plugins as p; \
+	[print(m.__file__) for m in (cibench, p)]; \
+	assert all('site-packages' in m.__file__ for m in (cibench, p))" \
+	&& $(if $(DATA),CIBENCH_DATA="$(DATA)") OMP_NUM_THREADS=1 \
+	"$$wheel/bin/pytest" -c pyproject.toml --import-mode=importlib $(PYTEST)
+
+readme: $(DEV) ## run every command of README.md and docs/
+	$(BIN)/python tools/run_readme.py
+
+constraints: ## renew constraints.txt with the newest versions (then run the tests)
+	$(PYTHON) -m venv $(VENV)-new
+	$(VENV)-new/bin/python -m pip install "torch==$(TORCH)" "setuptools>=77" ".[dev]"
+	{ sed -n '/^#/p' constraints.txt; \
+	$(VENV)-new/bin/python -m pip list --format=freeze --exclude pip --exclude cibench \
+	| sed 's/+cpu$$//' | LC_ALL=C sort -f; } > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf $(VENV)-new build cibench.egg-info
+
+# torch is renewed by hand: TORCH=... make constraints
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+
+clean: ## remove environments, builds and caches (not runs/)
+	rm -rf $(VENV) $(WHEEL_VENV) build dist cibench.egg-info .benchmarks .hypothesis \
+	.mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find cibench plugins tests tools benchmarks -name __pycache__ -prune \
+	-exec rm -rf {} +
+
+# No build isolation: the pinned setuptools builds, and nothing is fetched twice.
+$(BASE): pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON): not found;\
+	 cibench needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('$(PYTHON) is\
+	 Python %d.%d; cibench needs 3.11 or newer: make PYTHON=/path/to/python3'\
+	 % sys.version_info[:2])"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt setuptools
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(BASE)
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $@

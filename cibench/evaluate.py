@@ -1,0 +1,310 @@
+"""One cell: fit, attack, decide afresh, count.
+
+The harness computes everything a record says: accuracy, which agents changed, budgets.
+An attack's own opinion of its success is never used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ._errors import ContractError
+from .defense import AbstractDefense, Decision, FusionCenter
+from .embedding import Training
+from .manifold import recovery_error
+from .metrics import balanced_accuracy, majority_share, proportion
+from .observation import Observation
+from .results import Metrics, Outcomes, Proportion, Timings
+from .scenario import Cost, Draw, Scenario, set_names
+from .seeds import scoped_generator
+
+#: `abstained` as a class index in outcomes.
+ABSTAINED = -1
+#: Statuses of a solver that did what was asked: converged, no agents, fixed steps.
+_SETTLED = (0, 3, 4)
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """What a scenario shows without any defense, shared by all its cells.
+
+    Args:
+        draws: the agents of each run of the attack.
+        clean: `(n,)` undefended predictions on clean embeddings.
+        attacked: undefended predictions under its own attack, one `(n,)` per draw.
+        genie: undefended predictions with the corrupted agents dropped, per draw.
+        observations: what the attack on the undefended fusion center sent, per draw.
+        cost, seconds: of those attacks.
+    """
+
+    draws: list[Draw]
+    clean: Tensor
+    attacked: list[Tensor]
+    genie: list[Tensor]
+    observations: list[Observation]
+    cost: Cost
+    seconds: float
+
+
+@dataclass(eq=False)
+class Worst:
+    """Per-sample worst case over draws: the first draw that breaks a sample stays."""
+
+    labels: Tensor
+    prediction: Tensor | None = None
+    compromised: Tensor | None = None
+    recovery: Tensor | None = None
+    status: Tensor | None = None
+    correct: list[int] = field(default_factory=list)
+
+    def add(
+        self,
+        prediction: Tensor,
+        draw: Draw,
+        counted: Tensor,
+        recovery: Tensor | None = None,
+        status: Tensor | None = None,
+    ) -> None:
+        """Take in the decisions under one more draw."""
+        right = prediction == self.labels
+        self.correct.append(int((right & counted).sum()))
+        if self.prediction is None:
+            still = torch.ones_like(right)
+        else:
+            still = self.prediction == self.labels  # not broken yet: replace
+
+        def merged(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+            if old is None or new is None:
+                return new
+            wide = still if new.ndim == 1 else still[:, None]
+            return torch.where(wide, new, old)
+
+        self.prediction = merged(self.prediction, prediction)
+        self.compromised = merged(self.compromised, draw.compromised)
+        self.recovery = merged(self.recovery, recovery)
+        self.status = merged(self.status, status)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `evaluate` found, ready for a record."""
+
+    metrics: Metrics
+    outcomes: Outcomes
+    timings: Timings
+    fitted: dict[str, float | int | str]
+    transfer_breaks: float | None
+    unusable_gradients: float | None
+
+
+def predictions(decision: Decision) -> Tensor:
+    """`(n,)` decided classes; `ABSTAINED` where the fusion center refused."""
+    decided = decision.logits.argmax(dim=1)
+    if decision.abstained is None:
+        return decided
+    return torch.where(decision.abstained, ABSTAINED, decided)
+
+
+def refer(scenario: Scenario, undefended: FusionCenter) -> References:
+    """Evaluate a scenario without defense and with the genie."""
+    clean = predictions(_decide(undefended, scenario.clean)[0])
+    draws, attacked, genie, observations = [], [], [], []
+    cost, seconds = Cost(), 0.0
+    for draw in scenario.draws():
+        started = time.perf_counter()
+        sent, spent = scenario.run(draw, undefended=undefended, defended=undefended)
+        seconds += time.perf_counter() - started
+        cost += spent
+        draws.append(draw)
+        observations.append(sent)
+        attacked.append(predictions(_decide(undefended, sent)[0]))
+        told = scenario.clean.without(draw.compromised)
+        genie.append(predictions(_decide(undefended, told)[0]))
+    return References(draws, clean, attacked, genie, observations, cost, seconds)
+
+
+def evaluate(
+    scenario: Scenario,
+    references: References,
+    defense: AbstractDefense,
+    training: Training,
+    *,
+    seed_scope: str,
+    report: Callable[[str], None] = lambda phase: None,
+) -> Evaluation:
+    """Fit a defense, attack it, and count what it decides.
+
+    Args:
+        scenario: the attack on clean test embeddings.
+        references: `refer(scenario, training.undefended)`.
+        seed_scope: canonical spec of the defense, part of its fit's seed.
+        report: called with the name of each phase as it begins.
+
+    Raises:
+        ContractError: attack or defense broke its contract; other errors are theirs.
+    """
+    report("fit")
+    started = time.perf_counter()
+    generator = scoped_generator(
+        scenario.seed, part="fit", dataset=scenario.dataset, defense=seed_scope
+    )
+    fusion_center = defense.fit(training, generator=generator)
+    fusion_center.eval()
+    fit_seconds = time.perf_counter() - started
+    if not isinstance(fusion_center, FusionCenter):
+        raise ContractError(
+            f"defense {defense.name}: expected a FusionCenter from fit, got"
+            f" {type(fusion_center).__name__}"
+        )
+
+    clean_decision, _ = _decide(fusion_center, scenario.clean)
+    clean = predictions(clean_decision)
+    mean = training.undefended.fill
+    criterion, labels = scenario.criterion, scenario.labels
+    counted = criterion.eligible
+    same = fusion_center is training.undefended or not scenario.reads_defense
+
+    worst, transfer_worst = Worst(labels), Worst(labels)
+    undefended_worst, genie_worst = Worst(labels), Worst(labels)
+    attack_seconds = predict_seconds = 0.0
+    cost, rejected = Cost(), 0
+    for index, draw in enumerate(references.draws):
+        report("attack")
+        started = time.perf_counter()
+        if same:
+            sent = references.observations[index]
+        else:
+            sent, spent = scenario.run(
+                draw, undefended=training.undefended, defended=fusion_center
+            )
+            cost += spent
+        attack_seconds += time.perf_counter() - started
+        report("predict")
+        decision, seconds = _decide(fusion_center, sent)
+        predict_seconds += seconds
+        if decision.rejected is not None:
+            rejected += int(decision.rejected.sum())
+        recovery = None
+        if decision.purified is not None:
+            recovery = recovery_error(decision.purified, scenario.clean, mean)
+        worst.add(predictions(decision), draw, counted, recovery, decision.status)
+        if not same:
+            transferred, _ = _decide(fusion_center, references.observations[index])
+            transfer_worst.add(predictions(transferred), draw, counted)
+        undefended_worst.add(references.attacked[index], draw, counted)
+        genie_worst.add(references.genie[index], draw, counted)
+    if same:
+        cost, attack_seconds = references.cost, references.seconds
+
+    runs, n = len(references.draws), len(labels)
+    attacked = worst.prediction
+    undefended, genie = undefended_worst.prediction, genie_worst.prediction
+    assert attacked is not None and undefended is not None and genie is not None
+    assert worst.compromised is not None
+    hardest = min(range(runs), key=lambda index: worst.correct[index])
+    hurt = [agents for agents in references.draws[hardest].sets if agents is not None]
+    transfer_breaks = None
+    if transfer_worst.prediction is not None:
+        only = (transfer_worst.prediction != labels) & (attacked == labels) & counted
+        transfer_breaks = float(only.sum() / counted.sum().clamp_min(1))
+    recovery_clean = None
+    if clean_decision.purified is not None:
+        recovery_clean = float(
+            recovery_error(clean_decision.purified, scenario.clean, mean).mean()
+        )
+    right_when_clean = (clean == labels) & counted
+    goal = (
+        attacked != labels if criterion.target is None else attacked == criterion.target
+    )
+    classes = len(scenario.class_names)
+    metrics = Metrics(
+        clean_undefended=proportion(references.clean == labels),
+        clean=proportion(clean == labels),
+        attacked_undefended=proportion(undefended == labels, counted),
+        attacked=proportion(attacked == labels, counted),
+        genie=proportion(genie == labels, counted),
+        universal=Proportion(successes=worst.correct[hardest], n=int(counted.sum())),
+        universal_set=set_names(
+            scenario.clean.layout, sorted({a for s in hurt for a in s})
+        ),
+        balanced_clean=balanced_accuracy(clean, labels, classes),
+        balanced_attacked=balanced_accuracy(attacked[counted], labels[counted], classes)
+        if counted.any()
+        else None,
+        success_rate=proportion(goal, right_when_clean),
+        majority_share=majority_share(labels),
+        recovery_error=None if worst.recovery is None else float(worst.recovery.mean()),
+        recovery_error_clean=recovery_clean,
+        solver_not_converged=None if worst.status is None else _unsettled(worst.status),
+        rejected_blocks=rejected,
+        queries=cost.queries,
+        gradients=cost.gradients,
+        milliseconds_per_sample=1e3 * predict_seconds / (n * runs),
+    )
+    weights = 2 ** torch.arange(scenario.clean.layout.agents, device=labels.device)
+    outcomes = Outcomes(
+        labels=labels.tolist(),
+        counted=counted.tolist(),
+        clean_undefended=references.clean.tolist(),
+        clean=clean.tolist(),
+        attacked_undefended=undefended.tolist(),
+        attacked=attacked.tolist(),
+        genie=genie.tolist(),
+        compromised=(worst.compromised * weights).sum(1).tolist(),
+        recovery_error=None
+        if worst.recovery is None
+        else [float(f"{value:.6g}") for value in worst.recovery.tolist()],
+        solver_status=None if worst.status is None else worst.status.tolist(),
+    )
+    return Evaluation(
+        metrics=metrics,
+        outcomes=outcomes,
+        timings=Timings(
+            fit_seconds=fit_seconds,
+            attack_seconds=attack_seconds,
+            predict_seconds=predict_seconds,
+        ),
+        fitted=fusion_center.facts,
+        transfer_breaks=transfer_breaks,
+        unusable_gradients=cost.unusable / cost.gradients if cost.gradients else None,
+    )
+
+
+def _decide(
+    fusion_center: FusionCenter, observation: Observation
+) -> tuple[Decision, float]:
+    """A fresh decision without gradients, and the seconds it took.
+
+    Raises:
+        ContractError: the fusion center wrote into what it received.
+    """
+    given = Observation(
+        observation.features.clone(), observation.observed.clone(), observation.layout
+    )
+    started = time.perf_counter()
+    with torch.no_grad():
+        decision: Decision = fusion_center(given)
+    if given.features.is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    same = torch.equal(given.observed, observation.observed) and torch.equal(
+        given.features.nan_to_num(), observation.features.nan_to_num()
+    )
+    if not same:
+        raise ContractError(
+            f"{type(fusion_center).__name__}: expected the observation to be left"
+            " unchanged, got a modified one"
+        )
+    return decision, seconds
+
+
+def _unsettled(status: Tensor) -> float:
+    settled = torch.isin(
+        status, torch.tensor(_SETTLED, device=status.device).to(status)
+    )
+    return float((~settled).double().mean())

@@ -1,0 +1,341 @@
+"""Running cells one after another: shared parts once, failures as records, cached results.
+
+A cell's content key covers protocol, harness and plugin sources, data, options, seeds and
+device class; a record stored under the same key is the answer and nothing is run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import torch
+
+from .._errors import CibenchError, UsageError
+from .._version import PROTOCOL, VERSION
+from ..dataset import AgentDataset, Split
+from ..embedding import RECIPES, EmbeddingRecipe, Training, prepare
+from ..embedding.training import content_key
+from ..evaluate import References, evaluate, refer
+from ..flags import raise_flags
+from ..grid import Cell, harness_hash
+from ..observation import Observation
+from ..results import AttackPart, CellRecord
+from ..results.folder import write_atomically
+from ..results.record import decode, encode
+from ..scenario import Scenario, set_names
+from ..spec import Spec, build, resolved
+from .store import ArtifactStore
+
+#: Test samples that `--quick` keeps.
+QUICK_SAMPLES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How cells are run.
+
+    Args:
+        device: a torch device.
+        data_dir: folder of the user's own data files.
+        cache: folder of artifacts and records; None keeps nothing.
+        embedding: recipe by spec, such as `linear-32:agent_dropout=0.3`; None takes the
+            data set's own.
+        quick: use `QUICK_SAMPLES` test samples and mark the records partial.
+    """
+
+    device: torch.device
+    data_dir: Path | None = None
+    cache: Path | None = None
+    embedding: str | None = None
+    quick: bool = False
+
+
+def no_report(cell: Cell, phase: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(eq=False)
+class Runner:
+    """Runs cells; keeps data sets, embeddings and references in memory between them."""
+
+    settings: Settings
+    report: Callable[[Cell, str, int, int], None] = no_report
+    _datasets: dict[str, AgentDataset] = field(default_factory=dict)
+    _embedded: dict[str, tuple[Training, Observation]] = field(default_factory=dict)
+    _references: dict[str, References] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        cache = self.settings.cache
+        self.artifacts = ArtifactStore(cache / "artifacts" if cache else None)
+        self.records = cache / "records" if cache else None
+        if self.records is not None:
+            self.records.mkdir(parents=True, exist_ok=True)
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Load every data set and check every threat model before anything runs.
+
+        Raises:
+            DataError: a data set cannot be loaded.
+            UsageError: a threat model does not fit a data set, or the recipe is unknown.
+        """
+        for cell in cells:
+            dataset = self.dataset(cell)
+            self.recipe(dataset)
+            for part in cell.attack:
+                part.configured.threat.agents.check(dataset.layout)
+            scenario = self.scenario(cell, dataset)
+            next(scenario.draws())
+            if not scenario.criterion.eligible.any():
+                raise UsageError(
+                    f"attack {cell.attack_spec}: expected a test sample whose label is not"
+                    f" the target, got none in {cell.dataset.spec}"
+                )
+
+    def dataset(self, cell: Cell) -> AgentDataset:
+        """The cell's data set, loaded once."""
+        spec = cell.dataset.spec
+        if spec not in self._datasets:
+            loaded = cell.dataset.configured.load(data_dir=self.settings.data_dir)
+            if self.settings.quick:
+                loaded = replace(loaded, test=thinned(loaded.test, QUICK_SAMPLES))
+            self._datasets[spec] = loaded
+        return self._datasets[spec]
+
+    def recipe(self, dataset: AgentDataset) -> EmbeddingRecipe:
+        """The embedding recipe to use.
+
+        Raises:
+            UsageError: there is no such recipe, or it has no such option.
+        """
+        text = self.settings.embedding or dataset.recipe
+        spec = Spec.parse(text)
+        if spec.name not in RECIPES:
+            raise UsageError(
+                f"embedding: expected one of {', '.join(sorted(RECIPES))}, got {spec.name!r}"
+            )
+        base = resolved(RECIPES[spec.name])
+        given = {k: "none" if v is None else str(v) for k, v in base.items()}
+        merged = Spec(spec.name, tuple({**given, **dict(spec.options)}.items()))
+        return build("embedding", EmbeddingRecipe, merged)
+
+    def key(self, cell: Cell) -> str:
+        """Content key of a cell's numbers."""
+        dataset = self.dataset(cell)
+        parts = (cell.dataset, *cell.attack, cell.defense)
+        return content_key(
+            str(PROTOCOL),
+            harness_hash(),
+            str(torch.__version__),
+            dataset.fingerprint,
+            repr(resolved(self.recipe(dataset))),
+            repr([(p.component.options, p.component.source, p.entry) for p in parts]),
+            str(cell.seed),
+            self.settings.device.type,
+            str(self.settings.quick),
+        )
+
+    def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, CellRecord, bool]]:
+        """Yield every cell with its record and whether the record was stored before.
+
+        A plugin that fails gives a record of status `failed`; its siblings go on.
+        """
+        for cell in cells:
+            key = self.key(cell)
+            stored = self._stored(key)
+            if stored is not None:
+                yield cell, stored, True
+                continue
+            record = self._evaluated(cell, key)
+            if self.records is not None and record.status == "ok":
+                write_atomically(self.records / f"{key}.json", encode(record))
+            yield cell, record, False
+
+    def _stored(self, key: str) -> CellRecord | None:
+        path = self.records / f"{key}.json" if self.records else None
+        if path is None or not path.exists():
+            return None
+        try:
+            return decode(path.read_bytes())
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            path.rename(path.with_suffix(".damaged"))
+            return None
+
+    def scenario(
+        self, cell: Cell, dataset: AgentDataset, clean: Observation | None = None
+    ) -> Scenario:
+        """The cell's scenario; without embeddings, on the raw layout, for checks only."""
+        labels = dataset.test.labels
+        observation = clean or dataset.test.observation(dataset.layout)
+        return Scenario(
+            clean=observation,
+            labels=labels.to(observation.features.device),
+            attack=tuple(part.configured for part in cell.attack),
+            specs=tuple(part.spec for part in cell.attack),
+            median_norms=torch.ones(dataset.layout.agents),
+            class_names=dataset.class_names,
+            dataset=cell.dataset.spec,
+            seed=cell.seed,
+        )
+
+    def _evaluated(self, cell: Cell, key: str) -> CellRecord:
+        dataset = self.dataset(cell)
+        record = self._blank(cell, key, dataset)
+
+        def phase(name: str, done: int = 0, total: int = 0) -> None:
+            self.report(cell, name, done, total)
+
+        try:
+            phase("embedding")
+            training, clean = self._prepared(cell, dataset)
+            scenario = replace(
+                self.scenario(cell, dataset, clean),
+                median_norms=median_norms(training.train),
+            )
+            record = msgspec.structs.replace(
+                record, attack=attack_parts(cell, scenario)
+            )
+            reference_key = content_key(training.key, cell.attack_spec)
+            if reference_key not in self._references:
+                phase("references")
+                self._references[reference_key] = refer(scenario, training.undefended)
+            found = evaluate(
+                scenario,
+                self._references[reference_key],
+                cell.defense.configured,
+                training,
+                seed_scope=cell.defense.spec,
+                report=phase,
+            )
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}" if str(error) else repr(error)
+            if not isinstance(error, CibenchError):
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                reason += f" ({Path(where.filename).name}:{where.lineno})"
+            return msgspec.structs.replace(
+                record, status="failed", reason=_scrub(reason)
+            )
+        record = msgspec.structs.replace(
+            record,
+            metrics=found.metrics,
+            outcomes=found.outcomes,
+            timings=found.timings,
+            fitted=dict(found.fitted),
+        )
+        flags = raise_flags(
+            record,
+            partial=self.settings.quick,
+            test_statistics=dataset.test_statistics,
+            transfer_breaks=found.transfer_breaks,
+            unusable_gradients=found.unusable_gradients,
+        )
+        return msgspec.structs.replace(record, flags=list(flags))
+
+    def _prepared(
+        self, cell: Cell, dataset: AgentDataset
+    ) -> tuple[Training, Observation]:
+        memo = f"{cell.dataset.spec} {cell.seed}"
+        if memo not in self._embedded:
+            training, clean, _ = prepare(
+                dataset,
+                self.recipe(dataset),
+                seed=cell.seed,
+                source=harness_hash(),
+                store=self.artifacts,
+                device=self.settings.device,
+                progress=lambda name, done, total: self.report(cell, name, done, total),
+            )
+            self._embedded[memo] = (training, clean)
+        return self._embedded[memo]
+
+    def _blank(self, cell: Cell, key: str, dataset: AgentDataset) -> CellRecord:
+        recipe = self.recipe(dataset)
+        name = "--".join(
+            [cell.dataset.entry.name, "+".join(p.entry.name for p in cell.attack),
+             cell.defense.entry.name, str(cell.seed), key[:8]]
+        )  # fmt: skip
+        return CellRecord(
+            protocol=PROTOCOL,
+            cell=name,
+            key=key,
+            status="ok",
+            dataset=cell.dataset.component,
+            fingerprint=dataset.fingerprint,
+            agents=list(dataset.layout.names),
+            classes=list(dataset.class_names),
+            embedding=resolved(recipe),
+            attack=[],
+            defense=cell.defense.component,
+            seed=cell.seed,
+            notes=list(dataset.notes),
+            environment=environment(),
+            device=self.settings.device.type,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+
+
+def thinned(split: Split, samples: int) -> Split:
+    """At most so many samples, evenly spaced over the split."""
+    count = min(samples, len(split))
+    indices = torch.linspace(0, len(split) - 1, count).round().long()
+    return Split(split.features[indices], split.labels[indices])
+
+
+def median_norms(train: Observation) -> torch.Tensor:
+    """`(agents,)` median clean block norm over the samples whose agent was heard."""
+    norms = train.layout.block_norms(train.filled(0.0))
+    heard = norms.masked_fill(~train.observed, torch.nan)
+    return heard.nanmedian(dim=0).values.nan_to_num(0.0)
+
+
+def attack_parts(cell: Cell, scenario: Scenario) -> list[AttackPart]:
+    """What a record keeps of each part of an attack."""
+    sets: list[list[list[str]]] = [[] for _ in cell.attack]
+    for draw in scenario.draws():
+        for known, agents in zip(sets, draw.sets, strict=True):
+            names = set_names(scenario.clean.layout, agents)
+            if agents is not None and names not in known:
+                known.append(names)
+    parts = []
+    for index, plugin in enumerate(cell.attack):
+        threat, radius = plugin.configured.threat, scenario.radius(index)
+        parts.append(
+            AttackPart(
+                component=plugin.component,
+                agents=threat.agents.rule,
+                sets=sets[index],
+                knowledge=str(threat.knowledge),
+                target=threat.target,
+                budget=threat.budget,
+                radius=None if radius is None else radius.tolist(),
+            )
+        )
+    return parts
+
+
+def environment() -> dict[str, str]:
+    """Versions and thread count; nothing that identifies a person or a machine."""
+    return {
+        "cibench": VERSION,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _scrub(text: str) -> str:
+    """One line of limited length without the home or working folder."""
+    for folder in (str(Path.cwd()), os.path.expanduser("~")):
+        if len(folder) > 1:
+            text = text.replace(folder, "~")
+    return " ".join(text.split())[:500]

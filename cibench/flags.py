@@ -1,0 +1,118 @@
+"""Flags: signs that a number means less than it seems; data, never just a warning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .results.record import CellRecord
+
+
+@dataclass(frozen=True)
+class FlagMeaning:
+    """When a flag is raised, what it means and what to do."""
+
+    raised_if: str
+    meaning: str
+    remedy: str
+
+
+#: Every flag a record may carry.
+FLAGS: dict[str, FlagMeaning] = {
+    "attack-too-weak": FlagMeaning(
+        "an unbounded attack with gradients leaves the undefended fusion center above 5 %",
+        "the attack proves nothing about any defense",
+        "use more steps, a larger step or another attack",
+    ),
+    "not-adaptive": FlagMeaning(
+        "the attack does not know the defense",
+        "the accuracy is an upper bound; an adversary who knows the defense may do better",
+        "run an attack with knowledge=adaptive",
+    ),
+    "transfer-beats-adaptive": FlagMeaning(
+        "attacking the undefended fusion center breaks over 1 % of the samples that the"
+        " adaptive attack does not break",
+        "gradients through the defense mislead the attack; the accuracy is too high",
+        "use restarts, another step or another attack",
+    ),
+    "gradient-unusable": FlagMeaning(
+        "over 1 % of the gradients the attack asked for were zero or not finite",
+        "the defense masks its gradients, so a gradient attack may miss",
+        "use knowledge=fusion beside it, a surrogate, or an attack by queries",
+    ),
+    "solver-not-converged": FlagMeaning(
+        "the defense's solver did not converge for over 1 % of the samples",
+        "robustness may come from stopping early",
+        "raise the defense's iteration limit and compare",
+    ),
+    "clean-drop": FlagMeaning(
+        "the defense costs more than 2 points of clean accuracy",
+        "part of the accuracy was given up before any attack",
+        "compare with the undefended fusion center, not with the attacked one alone",
+    ),
+    "below-majority": FlagMeaning(
+        "clean accuracy is not above the share of the largest class",
+        "always answering the largest class would do as well",
+        "look at balanced accuracy; train longer or choose another label",
+    ),
+    "blocks-rejected": FlagMeaning(
+        "blocks arrived non-finite or above 1e15 in magnitude and counted as missing",
+        "the attack sent what no agent can mean",
+        "nothing, unless the attack did not intend it",
+    ),
+    "test-statistics": FlagMeaning(
+        "the data set was standardized with statistics of the test split",
+        "the numbers are for comparison with work that does so",
+        "use the data set's standardize=train",
+    ),
+    "partial": FlagMeaning(
+        "the run used part of the test samples (--quick)",
+        "for trying out only; never to be published",
+        "run without --quick",
+    ),
+}
+
+
+def raise_flags(
+    record: CellRecord,
+    *,
+    partial: bool,
+    test_statistics: bool,
+    transfer_breaks: float | None,
+    unusable_gradients: float | None,
+) -> tuple[str, ...]:
+    """The flags of a finished cell, sorted.
+
+    Args:
+        partial: whether only part of the test split was used.
+        test_statistics: whether the data set used statistics of the test split.
+        transfer_breaks: share of samples broken by the attack on the undefended fusion
+            center but not by the adaptive one.
+        unusable_gradients: share of gradients that were zero or not finite.
+    """
+    metrics = record.metrics
+    if metrics is None:
+        return ()
+    attacked = any(part.component.name != "none" for part in record.attack)
+    knowing = [
+        part for part in record.attack if part.knowledge in ("fusion", "adaptive")
+    ]
+    unbounded = all(part.budget is None for part in record.attack)
+    raised = {
+        "attack-too-weak": bool(knowing)
+        and unbounded
+        and metrics.attacked_undefended.value > 0.05,
+        "not-adaptive": attacked
+        and record.defense.name != "none"
+        and not any(part.knowledge == "adaptive" for part in record.attack),
+        "transfer-beats-adaptive": (transfer_breaks or 0.0) > 0.01,
+        "gradient-unusable": (unusable_gradients or 0.0) > 0.01,
+        "solver-not-converged": (metrics.solver_not_converged or 0.0) > 0.01,
+        "clean-drop": metrics.clean.value < metrics.clean_undefended.value - 0.02,
+        "below-majority": metrics.clean.value <= metrics.majority_share,
+        "blocks-rejected": metrics.rejected_blocks > 0,
+        "test-statistics": test_statistics,
+        "partial": partial,
+    }
+    return tuple(sorted(name for name, up in raised.items() if up))

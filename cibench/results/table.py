@@ -1,0 +1,129 @@
+"""Records to tables: one table per data set and attack, one row per defense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..flags import FLAGS
+from ..statistics import deviation, mean, wilson_interval
+from .record import CellRecord, Metrics
+
+COLUMNS = (
+    "defense",
+    "clean",
+    "under attack",
+    "95 % interval",
+    "undefended",
+    "genie",
+    "majority",
+    "recovery error",
+    "ms/sample",
+    "flags",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of text cells, with notes below it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+
+def tables(records: Iterable[CellRecord]) -> list[Table]:
+    """Group records by data set and attack, in the order of the records."""
+    groups: dict[tuple[str, ...], list[CellRecord]] = {}
+    for record in records:
+        parts = "+".join(part.component.spec for part in record.attack)
+        group = (record.dataset.spec, parts, record.fingerprint, str(record.protocol))
+        groups.setdefault(group, []).append(record)
+    return [_table(group) for group in groups.values()]
+
+
+def _table(records: Sequence[CellRecord]) -> Table:
+    first = records[0]
+    by_defense: dict[str, list[CellRecord]] = {}
+    for record in records:
+        by_defense.setdefault(record.defense.spec, []).append(record)
+    rows, flags, failures = [], set(), []
+    for spec, group in by_defense.items():
+        bad = [r for r in group if r.status != "ok"]
+        if bad:
+            # Never a mean over what survived.
+            share = f"{len(bad)} of {len(group)} seeds {bad[0].status}"
+            rows.append((spec, share, *[""] * (len(COLUMNS) - 2)))
+            failures += [f"{r.cell}: {r.status}: {r.reason}" for r in bad]
+            continue
+        rows.append(_row(spec, group))
+        flags.update(flag for r in group for flag in r.flags)
+    notes = [*_scope(records), *dict.fromkeys(failures)]
+    notes += [f"{name}: {FLAGS[name].meaning}" for name in sorted(flags)]
+    attack = " + ".join(part.component.spec for part in first.attack)
+    return Table(
+        title=f"{first.dataset.spec} · {attack or 'attack not run'}",
+        columns=COLUMNS,
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+def _row(spec: str, group: Sequence[CellRecord]) -> tuple[str, ...]:
+    found = [r.metrics for r in group if r.metrics is not None]
+    n = min(m.attacked.n for m in found)
+    attacked = [m.attacked.value for m in found]
+    low, high = wilson_interval(mean(attacked), n)
+    recovery = [m.recovery_error for m in found if m.recovery_error is not None]
+    return (
+        spec,
+        percent([m.clean.value for m in found]),
+        percent(attacked),
+        f"{100 * low:.1f} to {100 * high:.1f}",
+        percent([m.attacked_undefended.value for m in found]),
+        percent([m.genie.value for m in found]),
+        percent([m.majority_share for m in found[:1]]),
+        f"{mean(recovery):.2f}" if len(recovery) == len(found) else "-",
+        f"{mean([m.milliseconds_per_sample for m in found]):.3f}",
+        ", ".join(sorted({flag for r in group for flag in r.flags})) or "-",
+    )
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean in percent, with the deviation over seeds where there are several."""
+    spread = deviation(values)
+    text = f"{100 * mean(values):.1f}"
+    return text if spread is None else f"{text} ± {100 * spread:.1f}"
+
+
+def _scope(records: Sequence[CellRecord]) -> list[str]:
+    found: list[Metrics] = [r.metrics for r in records if r.metrics is not None]
+    if not found:
+        return []
+    seeds = sorted({r.seed for r in records})
+    first = records[0]
+    lines = []
+    for part in first.attack:
+        if len(part.sets) == 1 and part.sets[0]:
+            who = ", ".join(part.sets[0])
+        elif part.sets and part.sets[0]:
+            who = f"each of {len(part.sets)} sets, the worst counted per sample"
+        elif part.sets:
+            who = "nobody"
+        else:
+            who = "drawn for each sample"
+        goal = "untargeted" if part.target == "any" else f"target {part.target}"
+        lines.append(
+            f"{part.component.name}: compromised {part.agents} ({who}) of"
+            f" {len(first.agents)} agents; knowledge {part.knowledge}; {goal}; budget"
+            f" {'none' if part.budget is None else part.budget}"
+        )
+    spread = " (± deviation over seeds)" if len(seeds) > 1 else ""
+    clean = percent([m.clean_undefended.value for m in found])
+    lines.append(
+        f"accuracy in %, n = {found[0].attacked.n} test samples under attack, seeds"
+        f" {', '.join(map(str, seeds))}{spread}; undefended without attack {clean};"
+        " interval: Wilson, over samples"
+    )
+    return lines

@@ -1,0 +1,228 @@
+"""A scenario: test embeddings, an attack and the sets of agents it controls.
+
+The harness draws the agents, from a seed that excludes the defense, so that every defense
+meets the same ones; it resolves budgets, runs the attack and re-checks what comes back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._errors import ContractError, ThreatModelError
+from .attack import AbstractAttack
+from .defense import FusionCenter
+from .layout import AgentLayout
+from .observation import Observation
+from .seeds import scoped_generator
+from .threat import Criterion, Knowledge
+from .victim import Victim
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The agents one run of the attack controls.
+
+    Args:
+        masks: `(n, agents)` booleans, one per part of the attack.
+        sets: the agents of each part; None where they differ between samples.
+    """
+
+    masks: tuple[Tensor, ...]
+    sets: tuple[tuple[int, ...] | None, ...]
+
+    @property
+    def compromised(self) -> Tensor:
+        """`(n, agents)` agents compromised by any part."""
+        return torch.stack(self.masks).any(dim=0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Samples an attack queried and differentiated, and gradients of no use."""
+
+    queries: int = 0
+    gradients: int = 0
+    unusable: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.queries + other.queries,
+            self.gradients + other.gradients,
+            self.unusable + other.unusable,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scenario:
+    """What every defense of a comparison meets.
+
+    Args:
+        clean: the clean test embeddings.
+        labels: `(n,)` true classes.
+        attack: the parts of the attack, in order.
+        specs: their canonical specs, which seed their randomness.
+        median_norms: `(agents,)` median clean block norm on the training split.
+        class_names: names of the classes.
+        dataset: canonical spec of the data set, for seeds.
+        seed: the repetition's base seed.
+    """
+
+    clean: Observation
+    labels: Tensor
+    attack: tuple[AbstractAttack, ...]
+    specs: tuple[str, ...]
+    median_norms: Tensor
+    class_names: tuple[str, ...]
+    dataset: str
+    seed: int
+
+    @property
+    def criterion(self) -> Criterion:
+        """The adversary's goal: that of the part that has a target, if one has."""
+        targets = [a.threat.target for a in self.attack if a.threat.target != "any"]
+        target = targets[0] if targets else "any"
+        return Criterion.of(target, self.labels, self.class_names)
+
+    @property
+    def reads_defense(self) -> bool:
+        """Whether what the attack sends can depend on the defense."""
+        knowing = (Knowledge.ADAPTIVE, Knowledge.QUERY)
+        return any(attack.threat.knowledge in knowing for attack in self.attack)
+
+    def radius(self, part: int) -> Tensor | None:
+        """`(agents,)` largest change of a block allowed to a part, or None."""
+        budget = self.attack[part].threat.budget
+        return None if budget is None else budget * self.median_norms
+
+    def draws(self) -> Iterator[Draw]:
+        """The agents of each run: one draw, or every set of a `worst:q` part.
+
+        Raises:
+            ThreatModelError: no set leaves the parts disjoint.
+        """
+        layout, n = self.clean.layout, len(self.clean)
+        device = self.clean.features.device
+        choices: list[list[tuple[tuple[int, ...] | None, Tensor]]] = []
+        for part, (attack, spec) in enumerate(
+            zip(self.attack, self.specs, strict=True)
+        ):
+            generator = scoped_generator(
+                self.seed,
+                draw="agents",
+                dataset=self.dataset,
+                attack=spec,
+                part=str(part),
+            )
+            masks = attack.threat.agents.masks(layout, n, generator)
+            choices.append([(agents, mask.to(device)) for agents, mask in masks])
+        found = False
+        for combination in itertools.product(*choices):
+            masks = tuple(mask for _, mask in combination)
+            overlap = torch.stack(masks).sum(dim=0) > 1
+            if overlap.any():
+                continue
+            found = True
+            yield Draw(masks, tuple(agents for agents, _ in combination))
+        if not found:
+            raise ThreatModelError(
+                "composed attack: expected parts with different agents (none is both"
+                " missing and corrupted), got an agent in two parts"
+            )
+
+    def run(
+        self, draw: Draw, *, undefended: FusionCenter, defended: FusionCenter
+    ) -> tuple[Observation, Cost]:
+        """Run every part of the attack on the clean embeddings and audit the result.
+
+        Returns:
+            What the fusion center receives, and what the attack asked for.
+
+        Raises:
+            ContractError: the result exceeds the threat model.
+        """
+        current, cost = self.clean, Cost()
+        for part, (attack, mask) in enumerate(
+            zip(self.attack, draw.masks, strict=True)
+        ):
+            victim = Victim(
+                attack.threat.knowledge, undefended=undefended, defended=defended
+            )
+            before = current
+            current = attack(
+                victim,
+                current,
+                self.criterion,
+                compromised=mask,
+                radius=self.radius(part),
+                generator=scoped_generator(
+                    self.seed,
+                    draw="attack",
+                    dataset=self.dataset,
+                    attack=self.specs[part],
+                    sets=str(draw.sets),
+                ),
+            )
+            cost = cost + Cost(victim.queries, victim.gradients, victim.unusable)
+            audit(before, current, mask, self.radius(part), attack)
+        return current, cost
+
+
+def audit(
+    clean: Observation,
+    attacked: Observation,
+    compromised: Tensor,
+    radius: Tensor | None,
+    attack: AbstractAttack,
+) -> None:
+    """Recompute, independently of the attack, that it stayed within its threat model.
+
+    Raises:
+        ContractError: an honest block or mask bit changed, a block that may not change
+            did, or the budget is exceeded.
+    """
+    layout = clean.layout
+    differs = torch.stack(
+        [
+            # Bit patterns, so that NaN equals itself and 0 does not equal -0.
+            (_bits(attacked.features[:, s]) != _bits(clean.features[:, s])).any(dim=1)
+            for s in layout.slices
+        ],
+        dim=1,
+    )
+    may_differ = compromised & clean.observed & attack.threat.may_corrupt
+    may_vanish = compromised & attack.threat.may_drop
+    vanished = clean.observed & ~attacked.observed
+    appeared = attacked.observed & ~clean.observed
+    for name, bad in (
+        ("blocks it does not control changed", differs & ~may_differ),
+        ("agents it may not silence are missing", vanished & ~may_vanish),
+        ("missing agents appeared", appeared),
+    ):
+        if bad.any():
+            raise ContractError(
+                f"attack {attack.name}: expected changes within its threat model, but"
+                f" {name} in {int(bad.any(dim=1).sum())} samples"
+            )
+    if radius is not None:
+        change = (attacked.features - clean.features).double()
+        norms = layout.block_norms(torch.where(layout.expand(may_differ), change, 0.0))
+        if not (norms <= radius.double() * (1 + 1e-5)).all():
+            raise ContractError(
+                f"attack {attack.name}: expected block changes of norm at most"
+                f" {radius.tolist()}, got up to {norms.amax(dim=0).tolist()}"
+            )
+
+
+def set_names(layout: AgentLayout, agents: Sequence[int] | None) -> list[str]:
+    """Names of the agents of a set."""
+    return [] if agents is None else [layout.names[i] for i in agents]
+
+
+def _bits(values: Tensor) -> Tensor:
+    kinds = {4: torch.int32, 8: torch.int64, 2: torch.int16}
+    return values.contiguous().view(kinds[values.element_size()])
