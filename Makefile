@@ -44,7 +44,8 @@ bench: $(DEV) ## run the benchmarks of the harness itself
 # A stale build/ or egg-info would put files into the wheel that the tree no longer has.
 wheel: $(DEV) ## build the source distribution, and the wheel from it, into dist/
 	rm -rf build dist cibench.egg-info
-	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m build --quiet --no-isolation
+	ls -l dist
 	rm -rf build cibench.egg-info
 
 # The suite runs in a copy of the tree without the packages, so that only the installed
@@ -52,9 +53,10 @@ wheel: $(DEV) ## build the source distribution, and the wheel from it, into dist
 wheel-test: wheel ## run the test suite against the wheel in an environment of its own
 	rm -rf $(WHEEL_VENV)
 	$(PYTHON) -m venv $(WHEEL_VENV)
-	$(WHEEL_PYTHON) -m pip install -q -c constraints.txt "$$(echo dist/*.whl)[test]"
+	$(WHEEL_PYTHON) -m pip install -qq -c constraints.txt "$$(echo dist/*.whl)[test]"
 	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT \
-	&& cp -R tests tools docs examples README.md pyproject.toml "$$copy" \
+	&& for entry in *; do case $$entry in cibench|plugins|build|dist|runs) ;; \
+	*) cp -R "$$entry" "$$copy" || exit 1;; esac; done \
 	&& wheel=$(abspath $(WHEEL_VENV)) && cd "$$copy" \
 	&& "$$wheel/bin/python" -I -c "import cibench, cibench_plugins as p; \
 	[print(m.__file__) for m in (cibench, p)]; \
@@ -90,11 +92,13 @@ $(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('$(PYTHON) is\
 	 Python %d.%d; cibench needs 3.11 or newer: make PYTHON=/path/to/python3'\
 	 % sys.version_info[:2])"
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt setuptools
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e .
+	@echo "installing cibench into $(VENV); this takes a minute or more"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -qq -c constraints.txt setuptools
+	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
 $(DEV): $(BASE)
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	@echo "installing the tools of test and dev into $(VENV)"
+	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e ".[dev]"
 	@touch $@

@@ -14,7 +14,6 @@ from ._version import PROTOCOL, VERSION
 __version__ = VERSION
 
 _HOME = {
-    "SOLVER_STATUS": "defense",
     "AbstractAttack": "attack",
     "AbstractDataset": "dataset",
     "AbstractDefense": "defense",
@@ -28,6 +27,7 @@ _HOME = {
     "Criterion": "threat",
     "DataError": "_errors",
     "Decision": "defense",
+    "FittedManifold": "manifold",
     "FusionCenter": "defense",
     "Knowledge": "threat",
     "KnowledgeError": "_errors",
@@ -35,21 +35,22 @@ _HOME = {
     "Manifold": "manifold",
     "ManifoldRecipe": "manifold",
     "Observation": "observation",
+    "RobustFit": "manifold",
+    "SOLVER_STATUS": "defense",
     "Split": "dataset",
     "Standardizer": "dataset",
     "ThreatModel": "threat",
     "ThreatModelError": "_errors",
     "Training": "embedding",
-    "Victim": "victim",
     "UndefendedFusionCenter": "embedding.modules",
-    "RobustFit": "manifold",
+    "Victim": "victim",
     "differentiable_code": "manifold",
     "hookimpl": "hookspecs",
     "project": "attack",
     "robust_fit": "manifold",
 }
 
-__all__ = ["PROTOCOL", "VERSION", *_HOME]  # noqa: PLE0604  (a test compares it)
+__all__ = ["PROTOCOL", "VERSION", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from .embedding.modules import UndefendedFusionCenter as UndefendedFusionCenter
     from .hookspecs import hookimpl as hookimpl
     from .layout import AgentLayout as AgentLayout
+    from .manifold import FittedManifold as FittedManifold
     from .manifold import Manifold as Manifold
     from .manifold import ManifoldRecipe as ManifoldRecipe
     from .manifold import RobustFit as RobustFit

@@ -86,7 +86,6 @@ class FusionCenter(nn.Module, ABC):
         """
         return self.decide(observation).logits
 
-    @final
     def forward(self, observation: Observation) -> Decision:
         """Decide, counting blocks that are non-finite or absurdly large as missing.
 
@@ -95,6 +94,11 @@ class FusionCenter(nn.Module, ABC):
         """
         clean, rejected = sanitize(observation)
         decision = self._in_chunks(clean)
+        if not isinstance(decision, Decision):
+            raise ContractError(
+                f"{type(self).__name__}.decide: expected a Decision, got"
+                f" {type(decision).__name__}"
+            )
         if decision.logits.ndim != 2 or len(decision.logits) != len(observation):
             raise ContractError(
                 f"{type(self).__name__}.decide: expected logits of shape"
@@ -106,21 +110,41 @@ class FusionCenter(nn.Module, ABC):
                 f"{type(self).__name__}.decide: expected finite logits, got non-finite"
                 f" ones for {bad} of {len(observation)} samples"
             )
+        self._check_rest(decision, observation)
         return replace(decision, rejected=rejected)
+
+    def _check_rest(self, decision: Decision, observation: Observation) -> None:
+        n, width = observation.features.shape
+        for name, shape in (
+            ("abstained", (n,)), ("purified", (n, width)), ("status", (n,))
+        ):  # fmt: skip
+            given = getattr(decision, name)
+            if given is not None and given.shape != shape:
+                raise ContractError(
+                    f"{type(self).__name__}.decide: expected {name} of shape {shape},"
+                    f" got {tuple(given.shape)}"
+                )
+        if decision.abstained is not None and decision.abstained.dtype != torch.bool:
+            raise ContractError(
+                f"{type(self).__name__}.decide: expected abstained to be boolean, got"
+                f" {decision.abstained.dtype}"
+            )
 
     @final
     def differentiable_logits(self, observation: Observation) -> Tensor:
         """`surrogate` behind the same gate as `forward`."""
-        return self.surrogate(sanitize(observation)[0])
+        clean, _ = sanitize(observation)
+        return torch.cat([self.surrogate(part) for part in self._chunks(clean)])
+
+    def _chunks(self, observation: Observation) -> list[Observation]:
+        size = self.samples_per_chunk
+        starts = range(0, max(1, len(observation)), size)
+        return [observation[start : start + size] for start in starts]
 
     def _in_chunks(self, observation: Observation) -> Decision:
-        size = self.samples_per_chunk
-        if len(observation) <= size:
-            return self.decide(observation)
-        parts = [
-            self.decide(observation[start : start + size])
-            for start in range(0, len(observation), size)
-        ]
+        parts = [self.decide(part) for part in self._chunks(observation)]
+        if len(parts) == 1:
+            return parts[0]
 
         def joined(pick: Callable[[Decision], Tensor | None]) -> Tensor | None:
             tensors = [t for part in parts if (t := pick(part)) is not None]

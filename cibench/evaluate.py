@@ -7,48 +7,49 @@ An attack's own opinion of its success is never used.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ._errors import ContractError
-from .defense import AbstractDefense, Decision, FusionCenter
+from .defense import AbstractDefense, FusionCenter
 from .embedding import Training
 from .manifold import recovery_error
 from .metrics import balanced_accuracy, majority_share, proportion
-from .observation import Observation
+from .references import References, decide, predictions
 from .results import Metrics, Outcomes, Proportion, Timings
 from .scenario import Cost, Draw, Scenario, set_names
 from .seeds import scoped_generator
 
-#: `abstained` as a class index in outcomes.
-ABSTAINED = -1
 #: Statuses of a solver that did what was asked: converged, no agents, fixed steps.
 _SETTLED = (0, 3, 4)
 
 
-@dataclass(frozen=True, eq=False)
-class References:
-    """What a scenario shows without any defense, shared by all its cells.
+@contextmanager
+def guarded(training: Training, name: str) -> Iterator[None]:
+    """Restore what a defense learns from, which other cells share, whatever it did.
 
-    Args:
-        draws: the agents of each run of the attack.
-        clean: `(n,)` undefended predictions on clean embeddings.
-        attacked: undefended predictions under its own attack, one `(n,)` per draw.
-        genie: undefended predictions with the corrupted agents dropped, per draw.
-        observations: what the attack on the undefended fusion center sent, per draw.
-        cost, seconds: of those attacks.
+    Raises:
+        ContractError: the defense changed it.
     """
-
-    draws: list[Draw]
-    clean: Tensor
-    attacked: list[Tensor]
-    genie: list[Tensor]
-    observations: list[Observation]
-    cost: Cost
-    seconds: float
+    parts = [training.train.features, training.train.observed, training.train_labels]
+    parts += [training.validation.features, training.validation.observed]
+    parts += [training.validation_labels, *training.undefended.state_dict().values()]
+    before = [part.clone() for part in parts]
+    try:
+        yield
+    finally:
+        kept = all(map(torch.equal, parts, before))
+        for part, old in zip(parts, before, strict=True):
+            part.copy_(old)
+    if not kept:
+        raise ContractError(
+            f"defense {name}: expected training data and the undefended fusion center to"
+            " be left unchanged, got modified ones; work on a copy"
+        )
 
 
 @dataclass(eq=False)
@@ -102,32 +103,6 @@ class Evaluation:
     unusable_gradients: float | None
 
 
-def predictions(decision: Decision) -> Tensor:
-    """`(n,)` decided classes; `ABSTAINED` where the fusion center refused."""
-    decided = decision.logits.argmax(dim=1)
-    if decision.abstained is None:
-        return decided
-    return torch.where(decision.abstained, ABSTAINED, decided)
-
-
-def refer(scenario: Scenario, undefended: FusionCenter) -> References:
-    """Evaluate a scenario without defense and with the genie."""
-    clean = predictions(_decide(undefended, scenario.clean)[0])
-    draws, attacked, genie, observations = [], [], [], []
-    cost, seconds = Cost(), 0.0
-    for draw in scenario.draws():
-        started = time.perf_counter()
-        sent, spent = scenario.run(draw, undefended=undefended, defended=undefended)
-        seconds += time.perf_counter() - started
-        cost += spent
-        draws.append(draw)
-        observations.append(sent)
-        attacked.append(predictions(_decide(undefended, sent)[0]))
-        told = scenario.clean.without(draw.compromised)
-        genie.append(predictions(_decide(undefended, told)[0]))
-    return References(draws, clean, attacked, genie, observations, cost, seconds)
-
-
 def evaluate(
     scenario: Scenario,
     references: References,
@@ -154,15 +129,20 @@ def evaluate(
         scenario.seed, part="fit", dataset=scenario.dataset, defense=seed_scope
     )
     fusion_center = defense.fit(training, generator=generator)
-    fusion_center.eval()
-    fit_seconds = time.perf_counter() - started
     if not isinstance(fusion_center, FusionCenter):
         raise ContractError(
             f"defense {defense.name}: expected a FusionCenter from fit, got"
             f" {type(fusion_center).__name__}"
         )
+    fusion_center.eval()
+    fit_seconds = time.perf_counter() - started
 
-    clean_decision, _ = _decide(fusion_center, scenario.clean)
+    clean_decision, _ = decide(fusion_center, scenario.clean)
+    if clean_decision.logits.shape[1] != training.classes:
+        raise ContractError(
+            f"defense {defense.name}: expected logits of {training.classes} classes, got"
+            f" {clean_decision.logits.shape[1]}"
+        )
     clean = predictions(clean_decision)
     mean = training.undefended.fill
     criterion, labels = scenario.criterion, scenario.labels
@@ -185,7 +165,7 @@ def evaluate(
             cost += spent
         attack_seconds += time.perf_counter() - started
         report("predict")
-        decision, seconds = _decide(fusion_center, sent)
+        decision, seconds = decide(fusion_center, sent)
         predict_seconds += seconds
         if decision.rejected is not None:
             rejected += int(decision.rejected.sum())
@@ -194,7 +174,7 @@ def evaluate(
             recovery = recovery_error(decision.purified, scenario.clean, mean)
         worst.add(predictions(decision), draw, counted, recovery, decision.status)
         if not same:
-            transferred, _ = _decide(fusion_center, references.observations[index])
+            transferred, _ = decide(fusion_center, references.observations[index])
             transfer_worst.add(predictions(transferred), draw, counted)
         undefended_worst.add(references.attacked[index], draw, counted)
         genie_worst.add(references.genie[index], draw, counted)
@@ -204,7 +184,9 @@ def evaluate(
     runs, n = len(references.draws), len(labels)
     attacked = worst.prediction
     undefended, genie = undefended_worst.prediction, genie_worst.prediction
-    assert attacked is not None and undefended is not None and genie is not None
+    assert attacked is not None
+    assert undefended is not None
+    assert genie is not None
     assert worst.compromised is not None
     hardest = min(range(runs), key=lambda index: worst.correct[index])
     hurt = [agents for agents in references.draws[hardest].sets if agents is not None]
@@ -246,7 +228,6 @@ def evaluate(
         gradients=cost.gradients,
         milliseconds_per_sample=1e3 * predict_seconds / (n * runs),
     )
-    weights = 2 ** torch.arange(scenario.clean.layout.agents, device=labels.device)
     outcomes = Outcomes(
         labels=labels.tolist(),
         counted=counted.tolist(),
@@ -255,7 +236,11 @@ def evaluate(
         attacked_undefended=undefended.tolist(),
         attacked=attacked.tolist(),
         genie=genie.tolist(),
-        compromised=(worst.compromised * weights).sum(1).tolist(),
+        # Python integers: a tensor's would overflow from 64 agents on.
+        compromised=[
+            sum(1 << agent for agent, hit in enumerate(row) if hit)
+            for row in worst.compromised.tolist()
+        ],
         recovery_error=None
         if worst.recovery is None
         else [float(f"{value:.6g}") for value in worst.recovery.tolist()],
@@ -273,34 +258,6 @@ def evaluate(
         transfer_breaks=transfer_breaks,
         unusable_gradients=cost.unusable / cost.gradients if cost.gradients else None,
     )
-
-
-def _decide(
-    fusion_center: FusionCenter, observation: Observation
-) -> tuple[Decision, float]:
-    """A fresh decision without gradients, and the seconds it took.
-
-    Raises:
-        ContractError: the fusion center wrote into what it received.
-    """
-    given = Observation(
-        observation.features.clone(), observation.observed.clone(), observation.layout
-    )
-    started = time.perf_counter()
-    with torch.no_grad():
-        decision: Decision = fusion_center(given)
-    if given.features.is_cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    same = torch.equal(given.observed, observation.observed) and torch.equal(
-        given.features.nan_to_num(), observation.features.nan_to_num()
-    )
-    if not same:
-        raise ContractError(
-            f"{type(fusion_center).__name__}: expected the observation to be left"
-            " unchanged, got a modified one"
-        )
-    return decision, seconds
 
 
 def _unsettled(status: Tensor) -> float:

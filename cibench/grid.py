@@ -155,8 +155,10 @@ def _once(plugins: list[Plugin]) -> list[Plugin]:
 
 @cache
 def source_hash(module: str) -> str:
-    """Hash of every source file beside a plugin's module: editable installs change
-    without changing their version."""
+    """Hash of every source file beside a plugin's module.
+
+    An editable install changes without changing its version.
+    """
     import importlib
 
     loaded = importlib.import_module(module)

@@ -106,10 +106,8 @@ class AgentLayout:
 
     def block_norms(self, values: Tensor) -> Tensor:
         """Euclidean norm of each block: `(n, width)` to `(n, agents)`."""
+        norm = torch.linalg.vector_norm
         if len(set(self.widths)) == 1:
-            return torch.linalg.vector_norm(
-                values.unflatten(-1, (self.agents, self.widths[0])), dim=-1
-            )
-        return torch.stack(
-            [torch.linalg.vector_norm(values[..., s], dim=-1) for s in self.slices], -1
-        )
+            blocks = values.reshape(*values.shape[:-1], self.agents, self.widths[0])
+            return norm(blocks, dim=-1)  # type: ignore[no-any-return]
+        return torch.stack([norm(values[..., s], dim=-1) for s in self.slices], -1)

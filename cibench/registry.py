@@ -135,18 +135,25 @@ class Registry:
         entry = self.entry(kind, name)
         module = self._module(entry)
         hook = f"cibench_{KINDS[kind]}"
-        provided = {
-            cls.name: cls
-            for implementation in getattr(self._manager.hook, hook).get_hookimpls()
-            if implementation.plugin is module
-            for cls in implementation.function()
-        }
+        try:
+            provided = {
+                str(cls.name): cls
+                for implementation in getattr(self._manager.hook, hook).get_hookimpls()
+                if implementation.plugin is module
+                for cls in implementation.function()
+            }
+        except Exception as error:  # a stranger's code: it may raise or return anything
+            raise PluginError(
+                f"{entry.title}: expected {hook}() to return a list of classes, got"
+                f" {type(error).__name__}: {error}"
+            ) from error
         if name not in provided:
             raise PluginError(
                 f"{entry.title}: expected {hook}() to return a class named {name!r},"
                 f" got {', '.join(sorted(provided)) or 'no class'}"
             )
-        return provided[name]
+        found: type[Any] = provided[name]
+        return found
 
     def _module(self, entry: PluginEntry) -> Any:
         try:
@@ -159,11 +166,12 @@ class Registry:
                 f" reinstall or uninstall {entry.distribution}"
             ) from error
         if not self._manager.is_registered(module):
-            self._manager.register(module, name=f"{entry.kind}.{entry.name}")
             try:
+                self._manager.register(module, name=f"{entry.kind}.{entry.name}")
                 self._manager.check_pending()
             except pluggy.PluginValidationError as error:
-                self._manager.unregister(module)
+                if self._manager.is_registered(module):
+                    self._manager.unregister(module)
                 raise PluginError(f"{entry.title}: {error}") from error
         return module
 

@@ -122,12 +122,12 @@ class Scenario:
             choices.append([(agents, mask.to(device)) for agents, mask in masks])
         found = False
         for combination in itertools.product(*choices):
-            masks = tuple(mask for _, mask in combination)
-            overlap = torch.stack(masks).sum(dim=0) > 1
+            chosen = tuple(mask for _, mask in combination)
+            overlap = torch.stack(chosen).sum(dim=0) > 1
             if overlap.any():
                 continue
             found = True
-            yield Draw(masks, tuple(agents for agents, _ in combination))
+            yield Draw(chosen, tuple(agents for agents, _ in combination))
         if not found:
             raise ThreatModelError(
                 "composed attack: expected parts with different agents (none is both"

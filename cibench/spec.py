@@ -13,6 +13,7 @@ unless it begins another spec (`1e+3` is one value).
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -128,6 +129,11 @@ def build(kind: str, cls: type[T], spec: Spec) -> T:
                 f"{kind} {spec.name}: option {key}: {describe_type(known[key])} expected,"
                 f" got {value!r} ({str(error).partition(' - at')[0]})"
             ) from None
+        if isinstance(given[key], float) and not math.isfinite(given[key]):
+            raise OptionError(
+                f"{kind} {spec.name}: option {key}: expected a finite"
+                f" {describe_type(known[key])}, got {value}"
+            )
     try:
         return cls(**given)
     except ValueError as error:
@@ -189,10 +195,15 @@ def describe_type(hint: Any) -> str:
         return " or ".join(str(value) for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe_type(part) for part in arguments)
-    names = {float: "number", int: "integer", str: "text", bool: "true or false"}
+    names: dict[Any, str] = {
+        float: "number",
+        int: "integer",
+        str: "text",
+        bool: "true or false",
+    }
     if hint is type(None):
         return "none"
-    return names.get(hint) or getattr(hint, "__name__", str(hint))
+    return names.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def _accepts_none(hint: Any) -> bool:

@@ -54,12 +54,13 @@ class AgentSelection:
 
     def __post_init__(self) -> None:
         kind, _, count = self.rule.partition(":")
-        if not self.rule or kind in ("random", "worst"):
-            if not count.isdecimal() or int(count) < 1:
-                raise ThreatModelError(
-                    "agents: expected none, all, last, random:q, worst:q with q >= 1,"
-                    f" or agents such as 7/10 or 8-10, got {self.rule!r}"
-                )
+        counted = kind in ("random", "worst")
+        good_count = count.isdecimal() and int(count) >= 1
+        if not self.rule or (counted and not good_count):
+            raise ThreatModelError(
+                "agents: expected none, all, last, random:q, worst:q with q >= 1,"
+                f" or agents such as 7/10 or 8-10, got {self.rule!r}"
+            )
 
     @property
     def is_worst(self) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._errors import KnowledgeError
-from .defense import FusionCenter
+from .defense import Decision, FusionCenter
 from .observation import Observation
 from .threat import Knowledge
 
@@ -59,7 +59,8 @@ class Victim:
             )
         self.queries += len(observation)
         with torch.no_grad():
-            return self.__model(observation).logits
+            decision: Decision = self.__model(observation)
+            return decision.logits
 
     def loss_gradient(
         self, observation: Observation, loss: Callable[[Tensor], Tensor]

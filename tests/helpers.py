@@ -87,7 +87,9 @@ def linear_head(width, classes, seed=0):
 
 def mlp_head(width, classes, seed=0, hidden=16):
     return nn.Sequential(
-        linear_head(width, hidden, seed), nn.ReLU(), linear_head(hidden, classes, seed + 2)
+        linear_head(width, hidden, seed),
+        nn.ReLU(),
+        linear_head(hidden, classes, seed + 2),
     )
 
 

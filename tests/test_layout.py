@@ -2,10 +2,10 @@ import re
 
 import pytest
 import torch
-from helpers import layout_of, normal
 
 from cibench import AgentLayout, ThreatModelError
 from cibench._errors import UsageError
+from helpers import layout_of, normal
 
 
 def test_slices_cover_every_column_once_in_order():

@@ -2,10 +2,10 @@ import re
 
 import pytest
 import torch
-from helpers import Plain, everyone, layout_of, linear_head, normal, observation_of
 
 from cibench import ContractError, Observation
 from cibench.defense import ABSURD_MAGNITUDE, sanitize
+from helpers import Plain, everyone, layout_of, linear_head, normal, observation_of
 
 LAYOUT = layout_of(2, 3, 1)
 

@@ -188,7 +188,7 @@ def test_a_hook_with_an_argument_it_is_not_given(site):
     site(source, module="ext_argument", points=["defenses.elsewhere"])
     registry = Registry()
     for _ in range(2):
-        with pytest.raises(PluginError, match="elsewhere 1.2.*context"):
+        with pytest.raises(PluginError, match=r"(?s)elsewhere 1\.2.*context"):
             registry.load("defense", "elsewhere")
     assert registry.load("defense", "none").name == "none"
 
@@ -244,8 +244,10 @@ def test_two_distributions_with_one_name(site):
     points = ["defenses.copur"]
     site(DEFENSE, module="ext_double", points=points, dist="acme", version="0.3")
     registry = Registry()
-    with pytest.raises(PluginError, match="'copur' is claimed by acme 0.3 and cibench"):
+    with pytest.raises(PluginError, match="'copur' is claimed by") as caught:
         registry.load("defense", "copur")
+    assert "acme 0.3" in str(caught.value)
+    assert "cibench 0." in str(caught.value)
     assert registry.load("attack", "pgd").name == "pgd"
 
 

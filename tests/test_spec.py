@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
@@ -39,6 +39,8 @@ plain = st.dictionaries(keys, values.filter(lambda v: "+" not in v), max_size=4)
 plain_specs = st.builds(
     lambda name, given: Spec(name, tuple(sorted(given.items()))), names, plain
 )
+#: Time says nothing about a parser on a busy machine.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +68,20 @@ class Bare:
 # The grammar.
 
 
+@patient
 @given(specs)
 def test_the_canonical_form_round_trips(spec):
     assert Spec.parse(str(spec)) == spec
 
 
+@patient
 @given(specs)
 def test_brackets_and_colon_are_two_ways_to_write_one_thing(spec):
     inner = ",".join(f"{key}={value}" for key, value in spec.options)
     assert Spec.parse(f"{spec.name}[{inner}]") == spec
 
 
+@patient
 @given(specs, st.randoms(use_true_random=False))
 def test_order_and_space_do_not_matter(spec, random):
     shuffled = list(spec.options)
@@ -86,12 +91,14 @@ def test_order_and_space_do_not_matter(spec, random):
     assert str(Spec(spec.name, tuple(shuffled))) == str(spec)
 
 
+@patient
 @given(st.lists(plain_specs, min_size=1, max_size=4))
 def test_a_composition_round_trips(parts):
     joined = "+".join(str(part) for part in parts)
     assert Spec.parse_composition(joined) == tuple(parts)
 
 
+@patient
 @given(st.text(max_size=20))
 def test_any_text_is_a_spec_or_a_spec_error(text):
     for parse in (Spec.parse, Spec.parse_composition):
@@ -212,7 +219,7 @@ def test_wrong_options(text, message):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_numbers_are_finite(value):
-    with pytest.raises(OptionError, match="option tau: number > 0 expected"):
+    with pytest.raises(OptionError, match=r"option tau: .*number > 0"):
         toy(f"toy:tau={value}")
 
 
@@ -247,6 +254,7 @@ def test_canonical_leaves_out_defaults_and_locations():
     assert canonical(Toy(width=3, tau=0.1)) == "toy:tau=0.1,width=3"
 
 
+@patient
 @given(
     st.builds(
         Toy,

@@ -3,9 +3,9 @@ import re
 
 import pytest
 import torch
-from helpers import layout_of, normal, seeded
 
 from cibench import AgentSelection, Criterion, ThreatModelError
+from helpers import layout_of, normal, seeded
 
 LAYOUT = layout_of(2, 1, 3, 1, 2)
 
@@ -28,13 +28,16 @@ def test_fixed_rules(rule, agents):
     selection = AgentSelection(rule)
     assert selection.fixed(LAYOUT) == agents
     assert list(selection.sets(LAYOUT)) == [agents]
-    assert not (selection.is_worst or selection.is_random)
+    assert not (selection.is_worst)
+    assert not (selection.is_random)
     ((chosen, mask),) = selection.masks(LAYOUT, 3, seeded())
     assert chosen == agents
     assert mask.tolist() == [[a in agents for a in range(5)]] * 3
 
 
-@pytest.mark.parametrize("rule", ["", "random", "random:", "random:0", "worst:x", "worst:-1"])
+@pytest.mark.parametrize(
+    "rule", ["", "random", "random:", "random:0", "worst:x", "worst:-1"]
+)
 def test_rules_that_cannot_be_parsed(rule):
     with pytest.raises(ThreatModelError, match=f"worst:q with q >= 1.*got '{rule}'"):
         AgentSelection(rule)

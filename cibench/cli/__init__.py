@@ -80,10 +80,10 @@ def group(ctx: click.Context) -> None:
 
 def main() -> None:
     """Entry point of the `cibench` command: run, and turn errors into exit codes."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(invoke(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
+def invoke(arguments: list[str]) -> int:
     """Run the command line; return the exit code, the reason on standard error.
 
     0 all well; 1 a cell failed; 2 usage; 3 surroundings; 5 nothing selected; 70 a bug in
@@ -107,7 +107,8 @@ def run(arguments: list[str]) -> int:
         click.echo(f"error: {error.format_message()}", err=True)
         return error.exit_code
     except CibenchError as error:
-        click.echo(f"error: {error}", err=True)
+        # A plugin's own message may have several lines.
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
         return error.exit_code
     except BrokenPipeError:
         # The reader of a pipe left, as `| head` does.

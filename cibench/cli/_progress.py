@@ -96,7 +96,9 @@ class Bars:
         """See `Shown`."""
         self.bars.advance(self.all)
         if record.metrics is None:
-            self.bars.console.print(f"{cell.title}: {outcome(record, cached)}", markup=False)
+            self.bars.console.print(
+                f"{cell.title}: {outcome(record, cached)}", markup=False
+            )
 
 
 @contextmanager

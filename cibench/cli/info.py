@@ -13,7 +13,9 @@ from ..registry import KINDS, default_registry
 from ._show import plain
 
 
-@click.command("info", short_help="Describe one plugin: options, capabilities, citation.")
+@click.command(
+    "info", short_help="Describe one plugin: options, capabilities, citation."
+)
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str, as_json: bool) -> None:
@@ -97,7 +99,9 @@ def _print(plugin: dict[str, Any]) -> None:
     for key in ("capabilities", "may", "files needed", "citation"):
         value = plugin.get(key)
         if isinstance(value, dict):
-            value = ", ".join(f"{k.replace('_', ' ')}: {_shown(v)}" for k, v in value.items())
+            value = ", ".join(
+                f"{k.replace('_', ' ')}: {_shown(v)}" for k, v in value.items()
+            )
         if isinstance(value, list):
             value = ", ".join(value) or "nothing"
         if value:

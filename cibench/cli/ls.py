@@ -23,7 +23,12 @@ def command(what: str | None, as_json: bool) -> None:
         from ..flags import FLAGS
 
         flags = [
-            {"flag": n, "raised if": f.raised_if, "meaning": f.meaning, "to do": f.remedy}
+            {
+                "flag": n,
+                "raised if": f.raised_if,
+                "meaning": f.meaning,
+                "to do": f.remedy,
+            }
             for n, f in FLAGS.items()
         ]
         _print(flags, as_json)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .._errors import ContractError
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,13 +28,16 @@ def parse_seeds(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts if part) or not parts[0]:
         raise click.BadParameter(
-            f"expected a count such as 3 or seeds such as 0,4,7, got {text!r}"
+            f"expected a count such as 3 or seeds such as 0,4,7, got {text!r}",
+            param_hint="--seeds",
         )
     if len(parts) > 1:
         return [int(part) for part in parts if part]
     count = int(text)
     if count < 1:
-        raise click.BadParameter(f"expected at least 1 seed, got {text!r}")
+        raise click.BadParameter(
+            f"expected at least 1 seed, got {text!r}", param_hint="--seeds"
+        )
     return list(range(count))
 
 
@@ -46,11 +51,13 @@ def parse_device(text: str) -> torch.device:
 
     try:
         device = torch.device(text)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # `meta` holds no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise click.BadParameter(
-            f"expected a device of this machine such as cpu or cuda, got {text!r} ({reason})"
+            f"expected a device of this machine such as cpu or cuda, got {text!r}"
+            f" ({reason})",
+            param_hint="--device",
         ) from None
     return device
 
@@ -158,7 +165,9 @@ def command(
     cibench run -d none -d copur -a flip:agents=8-10,amplification=10 \\
         --dataset extrasensory --data-dir DIR --seeds 5
     """  # noqa: D301
-    chosen = parse_seeds("1" if quick else seeds)
+    chosen = parse_seeds(seeds)
+    if quick:
+        chosen = chosen[:1]
 
     from ..grid import expand
     from ..registry import default_registry
@@ -188,6 +197,7 @@ def command(
 
     records: list[CellRecord] = []
     stored = 0
+    trouble: list[ContractError] = []
     with progress(len(cells), quiet=quiet, verbose=verbose) as shown:
         runner.report = shown.phase
         for cell, record, cached in runner.run(cells):
@@ -195,7 +205,10 @@ def command(
             records.append(record)
             stored += cached
             shown.finished(cell, record, cached)
-            registry.notify_finished(record)
+            try:
+                registry.notify_finished(record)
+            except ContractError as error:
+                trouble.append(error)  # an observer must not cost the run
     if as_json:
         import msgspec
 
@@ -214,4 +227,6 @@ def command(
             err=True,
         )
         return 1
+    if trouble:
+        raise trouble[0]
     return 0

@@ -10,7 +10,9 @@ from .._errors import UsageError
 from ._show import print_table
 
 
-@click.command("show", short_help="Show the table of a finished run, or one cell's record.")
+@click.command(
+    "show", short_help="Show the table of a finished run, or one cell's record."
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("cell", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")

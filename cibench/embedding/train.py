@@ -24,7 +24,9 @@ def silent(phase: str, done: int, total: int) -> None:
 
 def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Random mini-batches of indices that cover `n` samples once."""
-    yield from torch.randperm(n, generator=generator).split(size)
+    order = torch.randperm(n, generator=generator)
+    for start in range(0, n, size):
+        yield order[start : start + size]
 
 
 def minimize(
@@ -61,7 +63,7 @@ def minimize(
         module.train()
         for indices in batches(n, batch, generator):
             optimizer.zero_grad(set_to_none=True)
-            loss(indices).backward()
+            torch.autograd.backward(loss(indices))
             optimizer.step()
         module.eval()
         with torch.no_grad():

@@ -7,8 +7,6 @@ device class; a record stored under the same key is the answer and nothing is ru
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,19 +16,27 @@ import msgspec
 import torch
 
 from .._errors import CibenchError, UsageError
-from .._version import PROTOCOL, VERSION
-from ..dataset import AgentDataset, Split
+from .._version import PROTOCOL
+from ..dataset import AgentDataset
 from ..embedding import RECIPES, EmbeddingRecipe, Training, prepare
 from ..embedding.training import content_key
-from ..evaluate import References, evaluate, refer
+from ..evaluate import evaluate, guarded
 from ..flags import raise_flags
 from ..grid import Cell, harness_hash
 from ..observation import Observation
-from ..results import AttackPart, CellRecord
+from ..references import References, refer
+from ..results import CellRecord
 from ..results.folder import write_atomically
 from ..results.record import decode, encode
-from ..scenario import Scenario, set_names
-from ..spec import Spec, build, resolved
+from ..scenario import Scenario
+from ..spec import Spec, build, did_you_mean, resolved
+from .describe import (
+    attack_parts,
+    environment,
+    median_norms,
+    scrub,
+    thinned,
+)
 from .store import ArtifactStore
 
 #: Test samples that `--quick` keeps.
@@ -76,7 +82,7 @@ class Runner:
         self.artifacts = ArtifactStore(cache / "artifacts" if cache else None)
         self.records = cache / "records" if cache else None
         if self.records is not None:
-            self.records.mkdir(parents=True, exist_ok=True)
+            ArtifactStore(self.records)  # makes the folder, or says why it cannot
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Load every data set and check every threat model before anything runs.
@@ -118,7 +124,8 @@ class Runner:
         spec = Spec.parse(text)
         if spec.name not in RECIPES:
             raise UsageError(
-                f"embedding: expected one of {', '.join(sorted(RECIPES))}, got {spec.name!r}"
+                f"embedding: expected one of {', '.join(sorted(RECIPES))}, got"
+                f" {spec.name!r}{did_you_mean(spec.name, list(RECIPES))}"
             )
         base = resolved(RECIPES[spec.name])
         given = {k: "none" if v is None else str(v) for k, v in base.items()}
@@ -205,14 +212,24 @@ class Runner:
             if reference_key not in self._references:
                 phase("references")
                 self._references[reference_key] = refer(scenario, training.undefended)
-            found = evaluate(
-                scenario,
-                self._references[reference_key],
-                cell.defense.configured,
-                training,
-                seed_scope=cell.defense.spec,
-                report=phase,
+            with guarded(training, cell.defense.entry.name):
+                found = evaluate(
+                    scenario,
+                    self._references[reference_key],
+                    cell.defense.configured,
+                    training,
+                    seed_scope=cell.defense.spec,
+                    report=phase,
+                )
+            finished = msgspec.structs.replace(
+                record,
+                metrics=found.metrics,
+                outcomes=found.outcomes,
+                timings=found.timings,
+                fitted=dict(found.fitted),
             )
+            # What a defense reports about itself may not survive JSON.
+            finished = decode(encode(finished))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -221,23 +238,16 @@ class Runner:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 reason += f" ({Path(where.filename).name}:{where.lineno})"
             return msgspec.structs.replace(
-                record, status="failed", reason=_scrub(reason)
+                record, status="failed", reason=scrub(reason)
             )
-        record = msgspec.structs.replace(
-            record,
-            metrics=found.metrics,
-            outcomes=found.outcomes,
-            timings=found.timings,
-            fitted=dict(found.fitted),
-        )
         flags = raise_flags(
-            record,
+            finished,
             partial=self.settings.quick,
             test_statistics=dataset.test_statistics,
             transfer_breaks=found.transfer_breaks,
             unusable_gradients=found.unusable_gradients,
         )
-        return msgspec.structs.replace(record, flags=list(flags))
+        return msgspec.structs.replace(finished, flags=list(flags))
 
     def _prepared(
         self, cell: Cell, dataset: AgentDataset
@@ -272,7 +282,11 @@ class Runner:
             agents=list(dataset.layout.names),
             classes=list(dataset.class_names),
             embedding=resolved(recipe),
-            attack=[],
+            # As the harness knows it before there is an embedding: without radii.
+            attack=[
+                msgspec.structs.replace(part, radius=None)
+                for part in attack_parts(cell, self.scenario(cell, dataset))
+            ],
             defense=cell.defense.component,
             seed=cell.seed,
             notes=list(dataset.notes),
@@ -280,62 +294,3 @@ class Runner:
             device=self.settings.device.type,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-
-
-def thinned(split: Split, samples: int) -> Split:
-    """At most so many samples, evenly spaced over the split."""
-    count = min(samples, len(split))
-    indices = torch.linspace(0, len(split) - 1, count).round().long()
-    return Split(split.features[indices], split.labels[indices])
-
-
-def median_norms(train: Observation) -> torch.Tensor:
-    """`(agents,)` median clean block norm over the samples whose agent was heard."""
-    norms = train.layout.block_norms(train.filled(0.0))
-    heard = norms.masked_fill(~train.observed, torch.nan)
-    return heard.nanmedian(dim=0).values.nan_to_num(0.0)
-
-
-def attack_parts(cell: Cell, scenario: Scenario) -> list[AttackPart]:
-    """What a record keeps of each part of an attack."""
-    sets: list[list[list[str]]] = [[] for _ in cell.attack]
-    for draw in scenario.draws():
-        for known, agents in zip(sets, draw.sets, strict=True):
-            names = set_names(scenario.clean.layout, agents)
-            if agents is not None and names not in known:
-                known.append(names)
-    parts = []
-    for index, plugin in enumerate(cell.attack):
-        threat, radius = plugin.configured.threat, scenario.radius(index)
-        parts.append(
-            AttackPart(
-                component=plugin.component,
-                agents=threat.agents.rule,
-                sets=sets[index],
-                knowledge=str(threat.knowledge),
-                target=threat.target,
-                budget=threat.budget,
-                radius=None if radius is None else radius.tolist(),
-            )
-        )
-    return parts
-
-
-def environment() -> dict[str, str]:
-    """Versions and thread count; nothing that identifies a person or a machine."""
-    return {
-        "cibench": VERSION,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
-    }
-
-
-def _scrub(text: str) -> str:
-    """One line of limited length without the home or working folder."""
-    for folder in (str(Path.cwd()), os.path.expanduser("~")):
-        if len(folder) > 1:
-            text = text.replace(folder, "~")
-    return " ".join(text.split())[:500]

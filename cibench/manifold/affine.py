@@ -54,6 +54,12 @@ class AffineManifold(Manifold):
         """See `Manifold`."""
         return vector @ self.basis
 
+    def pullbacks(self, code: Tensor, vector: Tensor) -> Tensor:
+        """See `Manifold`."""
+        return torch.stack(
+            [vector[:, s] @ self.basis[s] for s in self.layout.slices], dim=1
+        )
+
     def layers(self) -> list[tuple[Tensor, Tensor, float | None]]:
         """See `Manifold`."""
         return [

@@ -54,12 +54,16 @@ class AutoEncoder(Manifold):
     @property
     def code_in(self) -> nn.Linear:
         """The decoder's first layer."""
-        return self.decoder[0]  # type: ignore[index, return-value]
+        layer = self.decoder.get_submodule("0")
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     @property
     def code_out(self) -> nn.Linear:
         """The decoder's last layer, the paper's W."""
-        return self.decoder[2]  # type: ignore[index, return-value]
+        layer = self.decoder.get_submodule("2")
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def encode(self, features: Tensor) -> Tensor:
         """E(l)."""
@@ -73,21 +77,35 @@ class AutoEncoder(Manifold):
 
     def jacobian(self, code: Tensor) -> Tensor:
         """`(n, width, rank)` derivative of `decode`."""
+        return self._transposed_jacobian(code).transpose(1, 2)
+
+    def _transposed_jacobian(self, code: Tensor) -> Tensor:
         active = torch.where(self.code_in(code) > 0, 1.0, self.slope)
-        inner = active[:, :, None] * self.code_in.weight
-        return torch.matmul(self.code_out.weight * self.scale, inner)
+        inner = active[:, None, :] * self.code_in.weight.T
+        # One large product instead of a small one per sample.
+        outer = inner.flatten(0, 1) @ (self.code_out.weight * self.scale).T
+        return outer.reshape(len(code), self.rank, self.layout.width)
 
     def gram(self, code: Tensor, weights: Tensor) -> Tensor:
         """See `Manifold`."""
-        jacobian = self.jacobian(code)
-        weighted = jacobian * self.layout.expand(weights)[:, :, None]
-        return weighted.transpose(1, 2) @ jacobian
+        transposed = self._transposed_jacobian(code)
+        weighted = transposed * self.layout.expand(weights)[:, None, :]
+        return weighted @ transposed.transpose(1, 2)
 
     def pullback(self, code: Tensor, vector: Tensor) -> Tensor:
         """See `Manifold`."""
         hidden = (vector * self.scale) @ self.code_out.weight
         active = torch.where(self.code_in(code) > 0, 1.0, self.slope)
         return (hidden * active) @ self.code_in.weight
+
+    def pullbacks(self, code: Tensor, vector: Tensor) -> Tensor:
+        """See `Manifold`."""
+        scaled, weight = vector * self.scale, self.code_out.weight
+        hidden = torch.stack(
+            [scaled[:, s] @ weight[s] for s in self.layout.slices], dim=1
+        )
+        active = torch.where(self.code_in(code) > 0, 1.0, self.slope)
+        return (hidden * active[:, None, :]) @ self.code_in.weight
 
     def layers(self) -> list[tuple[Tensor, Tensor, float | None]]:
         """See `Manifold`; the two linear layers around the code become one."""

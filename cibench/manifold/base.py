@@ -53,6 +53,10 @@ class Manifold(nn.Module, ABC):
         """`(n, rank)` J' vector for `(n, width)` vectors."""
 
     @abstractmethod
+    def pullbacks(self, code: Tensor, vector: Tensor) -> Tensor:
+        """`(n, agents, rank)` `pullback` of each block alone: they sum to it."""
+
+    @abstractmethod
     def layers(self) -> list[tuple[Tensor, Tensor, float | None]]:
         """`reconstruct` as a chain of `(weight, bias, slope of the leaky ReLU or None)`.
 

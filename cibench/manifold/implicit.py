@@ -20,7 +20,7 @@ from torch import Tensor
 from ..observation import Observation
 from .base import Manifold
 
-#: Residuals below this share of the sample's largest are smoothed in the derivative.
+#: Residuals below this share of the sample's median are smoothed in the derivative.
 SMOOTHING = 1e-3
 
 
@@ -38,18 +38,19 @@ def differentiable_code(
     known = layout.expand(observation.observed)
     residual = torch.where(known, observation.filled(0.0) - manifold.decode(code), 0.0)
     norms = layout.block_norms(residual)
-    eps = SMOOTHING * norms.detach().amax(dim=1, keepdim=True) + 1e-12
+    # The median: a payload must not blur the honest agents' curvature.
+    heard = norms.detach().masked_fill(~observation.observed, torch.nan)
+    eps = (
+        SMOOTHING * heard.nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0) + 1e-12
+    )
     smooth = torch.hypot(norms, eps.expand_as(norms))
     direction = residual / layout.expand(smooth)
     pull = manifold.pullback(code, direction)
 
     with torch.no_grad():
         curvature = manifold.gram(code, observation.observed / smooth)
-        for columns, norm in zip(layout.slices, smooth.unbind(1), strict=True):
-            alone = torch.zeros_like(direction)
-            alone[:, columns] = direction[:, columns]
-            along = manifold.pullback(code, alone)
-            curvature -= along[:, :, None] * along[:, None, :] / norm[:, None, None]
+        along = manifold.pullbacks(code, direction) * smooth[:, :, None] ** -0.5
+        curvature -= along.mT @ along
         diagonal = curvature.diagonal(dim1=1, dim2=2)
         diagonal += 1e-6 * diagonal.mean(dim=1, keepdim=True) + 1e-12
         factor, info = torch.linalg.cholesky_ex(curvature)

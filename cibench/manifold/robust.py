@@ -3,12 +3,12 @@
     minimize over z   sum over observed agents i of || [h - D(z)]_i ||_2
 
 by iteratively reweighted Gauss-Newton steps in the code. For an affine decoder this is the
-Weiszfeld algorithm and the minimum is global.
+Weiszfeld algorithm, drawn towards Newton's as its steps succeed, and the minimum is global.
 
 1. Norms are smoothed to sqrt(||r||^2 + eps^2); eps falls to a floor far below the scale of
    the residuals, so that exact recovery (zero residual) stays differentiable.
 2. Steps are damped (Levenberg-Marquardt) and accepted only if the sample's own objective
-   does not rise; samples that have converged are left out of further work.
+   does not rise beyond rounding; samples that have converged are left out of further work.
 3. All in float64: a payload of 1e15 squares to 1e30.
 """
 
@@ -24,7 +24,7 @@ from ..observation import Observation
 from .base import Manifold
 
 #: Iterations from every start before the best one goes on.
-SHORT = 6
+SHORT = 3
 CONVERGED, MAX_ITERATIONS, NON_FINITE, NO_AGENTS = range(4)
 
 
@@ -124,6 +124,7 @@ def _descend(
     floor = 1e-10 * torch.where(size > 0, size, scale) + 1e-300
     eps = torch.maximum(0.1 * scale, floor)
     damping = torch.full_like(eps, 1e-6)
+    newton = torch.zeros_like(eps)
     norms = smoothed_norms(manifold, residual, eps)
     objective = (norms * heard).sum(1)
 
@@ -136,6 +137,8 @@ def _descend(
         slope = manifold.pullback(z, residual * manifold.layout.expand(weights))
         diagonal = gram.diagonal(dim1=1, dim2=2)
         ridge = damping * (diagonal + diagonal.mean(dim=1, keepdim=True)) + 1e-300
+        if newton.any():
+            gram = gram - newton[:, :, None] * _radial(manifold, z, residual, weights)
         factor, info = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge))
         step = torch.cholesky_solve(slope[:, :, None], factor).squeeze(2)
         step = torch.where((info == 0)[:, None] & step.isfinite(), step, 0.0)
@@ -145,18 +148,21 @@ def _descend(
         new_norms = smoothed_norms(manifold, new_residual, eps)
         gain = _gain(manifold.layout, residual, new_image - image, norms, new_norms)
         gain = (gain * heard).sum(1)
-        accept = (gain >= 0) & (info == 0)
+        # Rounding may show as a rise; 1e-14 of what was received is not one.
+        accept = (gain >= -1e-4 * floor.squeeze(1)) & (info == 0)
 
         z = torch.where(accept[:, None], proposal, z)
         residual = torch.where(accept[:, None], new_residual, residual)
         image = torch.where(accept[:, None], new_image, image)
-        damping = torch.where(accept[:, None], damping / 3, damping * 10)
-        damping = damping.clamp(1e-12, 1e6)
+        plain = (newton == 0) & ~accept[:, None]
+        damping = torch.where(plain, damping * 10, damping / 3).clamp(1e-12, 1e6)
+        # Towards Newton's step while that succeeds, back to the majorizer's otherwise.
+        newton = torch.where(accept[:, None], 0.5 * (1 + newton), 0.0)
         at_floor = (eps <= floor).squeeze(1)
         # Measured by the typical block: a payload must not loosen the rule.
         typical = norms.masked_fill(~heard, torch.nan).nanmedian(dim=1).values
         small = gain.abs() <= tolerance * typical + 1e-3 * floor.squeeze(1)
-        stuck = ~accept & (damping >= 1e6).squeeze(1)
+        stuck = (plain & (damping >= 1e6)).squeeze(1)
         finished = at_floor & ((accept & small) | stuck)
         # Smoothing falls once a level is solved well enough, at least every step.
         eps = torch.maximum(torch.where(accept[:, None], 0.2 * eps, eps), floor)
@@ -172,7 +178,7 @@ def _descend(
             status[active[broken]] = NON_FINITE
             stay = ~leaving
             active, z, residual = active[stay], z[stay], residual[stay]
-            image = image[stay]
+            image, newton = image[stay], newton[stay]
             received, heard, known = received[stay], heard[stay], known[stay]
             eps, floor, damping = eps[stay], floor[stay], damping[stay]
             norms, objective = norms[stay], objective[stay]
@@ -183,6 +189,18 @@ def _descend(
     )
     total = manifold.layout.block_norms(final).sum(1)
     return RobustFit(code, total, status, steps)
+
+
+def _radial(
+    manifold: Manifold, code: Tensor, residual: Tensor, weights: Tensor
+) -> Tensor:
+    """`(n, rank, rank)` what the norms' curvature lacks along the residuals.
+
+    The Hessian of `sqrt(||r||^2 + eps^2)` is `w (I - w^2 r r')`; the majorizer of the
+    Weiszfeld algorithm keeps `w I` alone.
+    """
+    along = manifold.pullbacks(code, residual) * weights[:, :, None] ** 1.5
+    return along.mT @ along
 
 
 def _gain(

@@ -99,8 +99,9 @@ def recovery_error(purified: Tensor, clean: Observation, mean: Tensor) -> Tensor
     known = clean.layout.expand(clean.observed)
     error = torch.where(known, purified - clean.filled(0.0), 0.0)
     spread = torch.where(known, clean.filled(0.0) - mean, 0.0)
-    norm = torch.linalg.vector_norm
-    return norm(error, dim=1) / norm(spread, dim=1).clamp_min(1e-12)
+    distance: Tensor = torch.linalg.vector_norm(error, dim=1)
+    size: Tensor = torch.linalg.vector_norm(spread, dim=1).clamp_min(1e-12)
+    return distance / size
 
 
 def fit_manifold(

@@ -18,7 +18,7 @@ class _Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Immutable, keyword-only, strict about unknown fields."""
 
 
-class Component(_Base, kw_only=True):
+class Component(_Base, frozen=True, kw_only=True):
     """A configured plugin and where it came from."""
 
     name: str
@@ -30,7 +30,7 @@ class Component(_Base, kw_only=True):
     """Hash of the source of the plugin's package."""
 
 
-class AttackPart(_Base, kw_only=True):
+class AttackPart(_Base, frozen=True, kw_only=True):
     """One attack of a composition and the threat model it worked under."""
 
     component: Component
@@ -45,7 +45,7 @@ class AttackPart(_Base, kw_only=True):
     """Largest norm of a block's change per agent, in units of the embedding."""
 
 
-class Proportion(_Base, kw_only=True):
+class Proportion(_Base, frozen=True, kw_only=True):
     """`successes` of `n` samples."""
 
     successes: int
@@ -57,7 +57,7 @@ class Proportion(_Base, kw_only=True):
         return self.successes / self.n if self.n else 0.0
 
 
-class Metrics(_Base, kw_only=True):
+class Metrics(_Base, frozen=True, kw_only=True):
     """Numbers of a cell. Accuracies are shares of correct samples; abstaining is wrong.
 
     Samples already labelled as the target of a targeted attack do not count under attack.
@@ -88,7 +88,7 @@ class Metrics(_Base, kw_only=True):
     milliseconds_per_sample: float
 
 
-class Timings(_Base, kw_only=True):
+class Timings(_Base, frozen=True, kw_only=True):
     """Seconds by phase; the embedding is shared by all cells of a data set and seed."""
 
     fit_seconds: float
@@ -96,7 +96,7 @@ class Timings(_Base, kw_only=True):
     predict_seconds: float
 
 
-class Outcomes(_Base, kw_only=True):
+class Outcomes(_Base, frozen=True, kw_only=True):
     """Predicted class per test sample; -1 where the fusion center abstained.
 
     Under `worst:q`, `attacked` holds the decision under the first set that breaks the
@@ -116,7 +116,7 @@ class Outcomes(_Base, kw_only=True):
     solver_status: list[int] | None
 
 
-class CellRecord(_Base, kw_only=True):
+class CellRecord(_Base, frozen=True, kw_only=True):
     """One cell: scenario x defense x repetition."""
 
     schema_version: int = SCHEMA_VERSION

@@ -34,13 +34,19 @@ class Table:
 
 
 def tables(records: Iterable[CellRecord]) -> list[Table]:
-    """Group records by data set and attack, in the order of the records."""
+    """Group records by data set, attack and embedding; sorted, whatever their order."""
     groups: dict[tuple[str, ...], list[CellRecord]] = {}
-    for record in records:
+    for record in sorted(records, key=_order):
         parts = "+".join(part.component.spec for part in record.attack)
         group = (record.dataset.spec, parts, record.fingerprint, str(record.protocol))
+        group += (repr(sorted(record.embedding.items())), record.device)
         groups.setdefault(group, []).append(record)
     return [_table(group) for group in groups.values()]
+
+
+def _order(record: CellRecord) -> tuple[str, str, str, int, str]:
+    parts = "+".join(part.component.spec for part in record.attack)
+    return record.dataset.spec, parts, record.defense.spec, record.seed, record.key
 
 
 def _table(records: Sequence[CellRecord]) -> Table:
@@ -48,7 +54,9 @@ def _table(records: Sequence[CellRecord]) -> Table:
     by_defense: dict[str, list[CellRecord]] = {}
     for record in records:
         by_defense.setdefault(record.defense.spec, []).append(record)
-    rows, flags, failures = [], set(), []
+    rows: list[tuple[str, ...]] = []
+    flags: set[str] = set()
+    failures: list[str] = []
     for spec, group in by_defense.items():
         bad = [r for r in group if r.status != "ok"]
         if bad:

@@ -36,11 +36,17 @@ class Steepest:
 class Adam:
     """Adam with bias correction; the size of a step is given per column.
 
+    Args:
+        size: `(width,)` length of the first step.
+        growth: factor between one step and the next: small steps search near the clean
+            embedding, later ones reach far where nothing bounds the attack.
+
     Source: Kingma and Ba 2015.
     """
 
-    def __init__(self, size: Tensor) -> None:
+    def __init__(self, size: Tensor, growth: float = 1.0) -> None:
         self.size = size
+        self.growth = growth
         self.steps = 0
         self.mean: Tensor | float = 0.0
         self.square: Tensor | float = 0.0
@@ -55,7 +61,8 @@ class Adam:
         self.square = 0.999 * self.square + 0.001 * gradient.square()
         mean = self.mean / (1 - 0.9**self.steps)
         square = self.square / (1 - 0.999**self.steps)
-        return -self.size * mean / (square.sqrt() + 1e-12)
+        size = self.size * self.growth ** (self.steps - 1)
+        return -size * mean / (square.sqrt() + 1e-12)
 
 
 def block_scale(observation: Observation) -> Tensor:

@@ -33,7 +33,8 @@ class PGD(AbstractAttack):
         budget: largest norm of a block's change as a multiple of the agent's median clean
             block norm; none for no bound, as in the paper.
         steps: gradient steps from each start.
-        step: size of a step in units of the block's root mean square.
+        step: size of the first step in units of the block's root mean square.
+        growth: factor between a step's size and the next one's.
         restarts: starts, the clean one included.
         loss: `margin` of the logits, or cross-entropy (`ce`).
 
@@ -51,6 +52,7 @@ class PGD(AbstractAttack):
     budget: Annotated[float, Meta(gt=0)] | None = None
     steps: Annotated[int, Meta(ge=1)] = 50
     step: Annotated[float, Meta(gt=0)] = 0.5
+    growth: Annotated[float, Meta(ge=1)] = 1.05
     restarts: Annotated[int, Meta(ge=1)] = 1
     loss: Literal["margin", "ce"] = "margin"
 
@@ -84,7 +86,7 @@ class PGD(AbstractAttack):
                 start=start,
                 movable=movable,
                 steps=self.steps,
-                rule=Adam(self.step * scale),
+                rule=Adam(self.step * scale, self.growth),
                 loss=Criterion.margin
                 if self.loss == "margin"
                 else Criterion.cross_entropy,

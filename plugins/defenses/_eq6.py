@@ -3,7 +3,7 @@
     minimize over l   sum over observed i of ||[h - l]_i|| + tau sum over all i of
                       ||[D(E(l)) - l]_i||
 
-1. Both norms vanish at good solutions, so they are smoothed by a thousandth of the sample's
+1. Both norms vanish at good solutions, so they are smoothed by a hundredth of the sample's
    typical residual; where Eq. 5 recovered exactly, that is nothing.
 2. Missing agents have no data term: their part of l follows the manifold alone.
 """
@@ -73,7 +73,11 @@ def refine(
         return eq6(chain, here, received[samples], tau, eps[samples])
 
     found = minimize_each(
-        objective, start, max_iterations=MAX_ITERATIONS, tolerance=TOLERANCE
+        objective,
+        start,
+        reach=(typical + 0.1 * size).squeeze(1),
+        max_iterations=MAX_ITERATIONS,
+        tolerance=TOLERANCE,
     )
     status = torch.where(
         (fit.status == _CONVERGED) & ~found.converged, _MAX_ITERATIONS, fit.status

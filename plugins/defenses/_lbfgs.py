@@ -30,13 +30,19 @@ class Minimum:
 
 
 def minimize_each(
-    objective: Objective, start: Tensor, *, max_iterations: int, tolerance: float
+    objective: Objective,
+    start: Tensor,
+    *,
+    reach: Tensor,
+    max_iterations: int,
+    tolerance: float,
 ) -> Minimum:
     """Minimize `n` independent functions; a sample's value never rises.
 
     Args:
         objective: values and gradients at some points of some samples.
         start: `(n, p)` first points.
+        reach: `(n,)` length of the first step tried, in the units of the points.
         max_iterations: limit per sample.
         tolerance: a sample stops when a step lowers its value by less than this share,
             or when no step along the search direction lowers it at all.
@@ -56,7 +62,7 @@ def minimize_each(
         downhill = torch.where(uphill, -g.square().sum(1), downhill)
         size = torch.ones_like(f)
         if not history:
-            size = 1.0 / torch.linalg.vector_norm(g, dim=1).clamp_min(1e-30)
+            size = reach / torch.linalg.vector_norm(g, dim=1).clamp_min(1e-30)
         new_x, new_f, new_g = x.clone(), f.clone(), g.clone()
         waiting = torch.arange(len(active), device=x.device)
         for _ in range(HALVINGS):
@@ -91,7 +97,9 @@ def _two_loop(gradient: Tensor, history: list[tuple[Tensor, Tensor]]) -> Tensor:
     scale = torch.ones_like(gradient[:, :1])
     for s, y in reversed(history):
         curvature = (s * y).sum(1, keepdim=True)
-        good = curvature > 1e-12 * y.square().sum(1, keepdim=True)
+        # Their angle, not their size: the rule must not depend on units.
+        lengths = s.square().sum(1, keepdim=True) * y.square().sum(1, keepdim=True)
+        good = curvature > 1e-10 * lengths.sqrt()
         rho = torch.where(good, 1.0 / curvature, 0.0)
         alpha = rho * (s * q).sum(1, keepdim=True)
         q -= alpha * y
@@ -100,7 +108,7 @@ def _two_loop(gradient: Tensor, history: list[tuple[Tensor, Tensor]]) -> Tensor:
         s, y = history[-1]
         curvature = (s * y).sum(1, keepdim=True)
         size = y.square().sum(1, keepdim=True)
-        scale = torch.where(curvature > 1e-12 * size, curvature / size, 1.0)
+        scale = torch.where(curvature > 0, curvature / size.clamp_min(1e-300), 1.0)
     q *= scale
     for s, y, rho, alpha in reversed(memory):
         q += s * (alpha - rho * (y * q).sum(1, keepdim=True))

@@ -8,25 +8,52 @@ from typing import Annotated, Literal
 from msgspec import Meta
 from torch import Tensor, nn
 
-from cibench import Decision, FusionCenter, Manifold, ManifoldRecipe, Observation
+from cibench import (
+    Decision,
+    FittedManifold,
+    FusionCenter,
+    ManifoldRecipe,
+    Observation,
+)
 
 #: The options every purifying defense takes for its manifold.
 Family = Literal["affine", "mlp", "auto"]
 Width = Annotated[int, Meta(ge=1)] | None
 
 
+#: Most bytes the working set of a batch may take.
+MEMORY = 512 * 2**20
+
+
 class PurifyingFusionCenter(FusionCenter):
     """A fusion head behind a purifier.
 
     Args:
-        manifold: float64.
+        fitted: the manifold and how it was found.
         head: trained on the manifold's output.
     """
 
-    def __init__(self, manifold: Manifold, head: nn.Module) -> None:
+    def __init__(self, fitted: FittedManifold, head: nn.Module) -> None:
         super().__init__()
-        self.manifold = manifold
+        self.fitted = fitted
+        self.manifold = fitted.manifold
         self.head = head
+        layout, rank = self.manifold.layout, self.manifold.rank
+        # An autoencoder's Jacobian, three times over, from one start more than agents.
+        starts = 1 if self.manifold.family == "affine" else layout.agents + 1
+        jacobian = 0 if self.manifold.family == "affine" else layout.width * rank
+        floats = starts * (3 * jacobian + 3 * rank * rank + 12 * layout.width)
+        self.samples_per_chunk = max(1, MEMORY // (8 * floats))
+
+    @property
+    def facts(self) -> dict[str, float | int | str]:
+        """The manifold that was selected and what it leaves unexplained."""
+        return {
+            "manifold": self.manifold.family,
+            "code_width": self.manifold.rank,
+            "validation_residual": self.fitted.residual,
+            **{f"recovery {name}": e for name, e in self.fitted.recovery.items()},
+        }
 
     @abstractmethod
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor | None]:

@@ -29,16 +29,17 @@ _TINY = 1e-24
 
 
 def unit_blocks(values: Tensor, weights: Tensor, observation: Observation) -> Tensor:
-    """Gradient of `sum_i weights_i rms_i(values)` with respect to `values`."""
+    """Gradient of `sum_i weights_i rms_i(values)`; may be written over `values`."""
     layout = observation.layout
     if len(set(layout.widths)) == 1:
-        blocks = values.unflatten(1, (layout.agents, layout.widths[0]))
+        blocks = values.view(-1, layout.agents, layout.widths[0])
         squares = torch.einsum("nmw,nmw->nm", blocks, blocks)
         factor = weights * (squares * layout.widths[0] + _TINY).rsqrt_()
         return blocks.mul_(factor[:, :, None]).flatten(1)
     widths = torch.tensor(layout.widths, device=values.device)
     squares = layout.block_norms(values).square()
-    return values * layout.expand(weights * (squares * widths + _TINY).rsqrt())
+    factor = weights * (squares * widths + _TINY).rsqrt()
+    return values * layout.expand(factor)
 
 
 def released_purify(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, final
 
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from cibench import (
     AbstractDefense,
     Capabilities,
+    FittedManifold,
     FusionCenter,
-    Manifold,
     Observation,
     Training,
     differentiable_code,
@@ -36,15 +35,19 @@ class _Converged(PurifyingFusionCenter):
     """Eq. 5 to convergence from several starts, then Eq. 6."""
 
     def __init__(
-        self, manifold: Manifold, head: nn.Module, tau: float, max_iterations: int
+        self,
+        fitted: FittedManifold,
+        head: nn.Module,
+        tau: float | None,
+        max_iterations: int,
     ) -> None:
-        super().__init__(manifold, head)
+        super().__init__(fitted, head)
         self.tau = tau
         self.max_iterations = max_iterations
 
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
         fit = robust_fit(self.manifold, observation, max_iterations=self.max_iterations)
-        if math.isinf(self.tau):
+        if self.tau is None:
             return self.manifold.decode(fit.code), fit.status
         return refine(self.manifold, observation, fit, tau=self.tau)
 
@@ -67,12 +70,17 @@ class _FixedSteps(PurifyingFusionCenter):
     """The released algorithm: a fixed number of gradient steps."""
 
     def __init__(
-        self, manifold: Manifold, head: nn.Module, tau: float, *, released: bool
+        self,
+        fitted: FittedManifold,
+        head: nn.Module,
+        tau: float,
+        *,
+        released: bool,
     ) -> None:
-        super().__init__(manifold, head)
+        super().__init__(fitted, head)
         self.tau = tau
         self.released = released
-        self.chain = Chain(manifold, next(head.parameters()).dtype)
+        self.chain = Chain(fitted.manifold, next(head.parameters()).dtype)
 
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
         purified = released_purify(
@@ -115,8 +123,9 @@ class CoPur(AbstractDefense):
         solver: `converged` solves both problems; `paper` takes the published number of
             gradient steps; `released` does so with the released code's variants (stage 1
             also fits missing blocks as zeros; a sample stops at gradient norm 0.1).
-        tau: weight of the manifold residual in Eq. 6; `inf` stops after Eq. 5. With
-            `solver=paper` the published value is 1000.
+        tau: weight of the manifold residual in Eq. 6; none takes 2 for the converged
+            solver and the published 1000 for the others.
+        refine: whether the converged solver goes on from Eq. 5 to Eq. 6.
         manifold: `affine` (the problem is convex: one global minimum, found in
             microseconds), `mlp` (the paper's autoencoder, several starts), or `auto`:
             whichever recovers simulated corruptions of validation data better.
@@ -132,6 +141,7 @@ class CoPur(AbstractDefense):
 
     solver: Literal["converged", "paper", "released"] = "converged"
     tau: Annotated[float, Meta(gt=0)] | None = None
+    refine: bool = True
     manifold: Family = "affine"
     width: Width = None
     max_iterations: Annotated[int, Meta(ge=1)] = 200
@@ -139,12 +149,13 @@ class CoPur(AbstractDefense):
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit the manifold and the head on its output."""
         recipe = manifold_recipe(self.manifold, self.width)
-        manifold = training.manifold(recipe).manifold
+        fitted = training.manifold(recipe)
         head = training.manifold_head(recipe)
         if self.solver == "converged":
-            return _Converged(manifold, head, self.tau or 2.0, self.max_iterations)
+            tau = (self.tau or 2.0) if self.refine else None
+            return _Converged(fitted, head, tau, self.max_iterations)
         return _FixedSteps(
-            manifold, head, self.tau or 1000.0, released=self.solver == "released"
+            fitted, head, self.tau or 1000.0, released=self.solver == "released"
         )
 
 

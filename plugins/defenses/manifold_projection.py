@@ -47,9 +47,7 @@ class ManifoldProjection(AbstractDefense):
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit the manifold and the head on its output."""
         recipe = manifold_recipe(self.manifold, self.width)
-        return _Projection(
-            training.manifold(recipe).manifold, training.manifold_head(recipe)
-        )
+        return _Projection(training.manifold(recipe), training.manifold_head(recipe))
 
 
 @hookimpl

@@ -7,8 +7,14 @@ from typing import ClassVar, Literal, final
 
 import torch
 
-from cibench import AbstractDefense, FusionCenter, ManifoldRecipe, Training, hookimpl
-from cibench import UndefendedFusionCenter
+from cibench import (
+    AbstractDefense,
+    FusionCenter,
+    ManifoldRecipe,
+    Training,
+    UndefendedFusionCenter,
+    hookimpl,
+)
 
 
 @final

@@ -1,0 +1,74 @@
+"""What the runner derives for records: thinned splits, norms, attack parts, versions."""
+
+from __future__ import annotations
+
+import platform
+import re
+
+import torch
+
+from .._version import VERSION
+from ..dataset import Split
+from ..grid import Cell
+from ..observation import Observation
+from ..results import AttackPart
+from ..scenario import Scenario, set_names
+
+
+def thinned(split: Split, samples: int) -> Split:
+    """At most so many samples, evenly spaced over the split."""
+    count = min(samples, len(split))
+    indices = torch.linspace(0, len(split) - 1, count).round().long()
+    return Split(split.features[indices], split.labels[indices])
+
+
+def median_norms(train: Observation) -> torch.Tensor:
+    """`(agents,)` median clean block norm over the samples whose agent was heard."""
+    norms = train.layout.block_norms(train.filled(0.0))
+    heard = norms.masked_fill(~train.observed, torch.nan)
+    return heard.nanmedian(dim=0).values.nan_to_num(0.0)
+
+
+def attack_parts(cell: Cell, scenario: Scenario) -> list[AttackPart]:
+    """What a record keeps of each part of an attack."""
+    sets: list[list[list[str]]] = [[] for _ in cell.attack]
+    for draw in scenario.draws():
+        for known, agents in zip(sets, draw.sets, strict=True):
+            names = set_names(scenario.clean.layout, agents)
+            if agents is not None and names not in known:
+                known.append(names)
+    parts = []
+    for index, plugin in enumerate(cell.attack):
+        threat, radius = plugin.configured.threat, scenario.radius(index)
+        parts.append(
+            AttackPart(
+                component=plugin.component,
+                agents=threat.agents.rule,
+                sets=sets[index],
+                knowledge=str(threat.knowledge),
+                target=threat.target,
+                budget=threat.budget,
+                radius=None if radius is None else radius.tolist(),
+            )
+        )
+    return parts
+
+
+def environment() -> dict[str, str]:
+    """Versions and thread count; nothing that identifies a person or a machine."""
+    return {
+        "cibench": VERSION,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def scrub(text: str) -> str:
+    """One line of limited length; of an absolute path only the last part stays."""
+    text = re.sub(
+        r"(?<![\w.~:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\":]+[/\\])+", "", text
+    )
+    return " ".join(text.split())[:500]

@@ -1,0 +1,93 @@
+"""Fresh decisions, and what a scenario shows without any defense."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._errors import ContractError
+from .defense import Decision, FusionCenter
+from .observation import Observation
+from .scenario import Cost, Draw, Scenario
+
+#: `abstained` as a class index in outcomes.
+ABSTAINED = -1
+
+
+def predictions(decision: Decision) -> Tensor:
+    """`(n,)` decided classes; `ABSTAINED` where the fusion center refused."""
+    decided = decision.logits.argmax(dim=1)
+    if decision.abstained is None:
+        return decided
+    return torch.where(decision.abstained, ABSTAINED, decided)
+
+
+def decide(
+    fusion_center: FusionCenter, observation: Observation
+) -> tuple[Decision, float]:
+    """A fresh decision without gradients, and the seconds it took.
+
+    Raises:
+        ContractError: the fusion center wrote into what it received.
+    """
+    given = Observation(
+        observation.features.clone(), observation.observed.clone(), observation.layout
+    )
+    started = time.perf_counter()
+    with torch.no_grad():
+        decision: Decision = fusion_center(given)
+    if given.features.is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    same = torch.equal(given.observed, observation.observed) and torch.equal(
+        given.features.nan_to_num(), observation.features.nan_to_num()
+    )
+    if not same:
+        raise ContractError(
+            f"{type(fusion_center).__name__}: expected the observation to be left"
+            " unchanged, got a modified one"
+        )
+    return decision, seconds
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """What a scenario shows without any defense, shared by all its cells.
+
+    Args:
+        draws: the agents of each run of the attack.
+        clean: `(n,)` undefended predictions on clean embeddings.
+        attacked: undefended predictions under its own attack, one `(n,)` per draw.
+        genie: undefended predictions with the corrupted agents dropped, per draw.
+        observations: what the attack on the undefended fusion center sent, per draw.
+        cost, seconds: of those attacks.
+    """
+
+    draws: list[Draw]
+    clean: Tensor
+    attacked: list[Tensor]
+    genie: list[Tensor]
+    observations: list[Observation]
+    cost: Cost
+    seconds: float
+
+
+def refer(scenario: Scenario, undefended: FusionCenter) -> References:
+    """Evaluate a scenario without defense and with the genie."""
+    clean = predictions(decide(undefended, scenario.clean)[0])
+    draws, attacked, genie, observations = [], [], [], []
+    cost, seconds = Cost(), 0.0
+    for draw in scenario.draws():
+        started = time.perf_counter()
+        sent, spent = scenario.run(draw, undefended=undefended, defended=undefended)
+        seconds += time.perf_counter() - started
+        cost += spent
+        draws.append(draw)
+        observations.append(sent)
+        attacked.append(predictions(decide(undefended, sent)[0]))
+        told = scenario.clean.without(draw.compromised)
+        genie.append(predictions(decide(undefended, told)[0]))
+    return References(draws, clean, attacked, genie, observations, cost, seconds)
