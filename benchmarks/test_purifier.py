@@ -103,7 +103,7 @@ def test_released_purifier(benchmark, samples):
     benchmark.pedantic(purify, rounds=3)
 
 
-@pytest.mark.parametrize("tau", [2.0, float("inf")])
+@pytest.mark.parametrize("tau", [2.0, None])
 @pytest.mark.parametrize("samples", [SAMPLES, 1])
 def test_converged_solver(benchmark, samples, tau):
     manifold = affine_manifold((BLOCK,) * AGENTS, 8)
@@ -118,7 +118,7 @@ def test_converged_solver(benchmark, samples, tau):
     least = min(seconds(lambda: center(observation)) for _ in range(3))
     benchmark.extra_info["milliseconds_per_sample"] = 1e3 * least / samples
     print(
-        f"\nconverged, affine rank 8, tau {tau:g}, {samples} samples, one thread:"
+        f"\nconverged, affine rank 8, tau {tau}, {samples} samples, one thread:"
         f" {1e3 * least / samples:.3f} ms per sample"
     )
     benchmark.pedantic(center, (observation,), rounds=3)

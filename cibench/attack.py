@@ -100,15 +100,16 @@ class AbstractAttack(ABC):
         result = self.run(
             victim,
             given,
-            criterion,
-            compromised=compromised,
-            radius=radius,
+            criterion.copy(),
+            compromised=compromised.clone(),
+            radius=None if radius is None else radius.clone(),
             generator=generator,
         )
-        if not isinstance(result, Observation) or len(result) != len(observation):
+        fits = isinstance(result, Observation) and result.layout == observation.layout
+        if not fits or len(result) != len(observation):
             raise ContractError(
                 f"attack {self.name}: expected an Observation of {len(observation)}"
-                f" samples from run, got {type(result).__name__}"
+                f" samples and the same layout from run, got {type(result).__name__}"
             )
         features = observation.features
         if self.may_corrupt:
@@ -130,7 +131,10 @@ def project(features: Tensor, observation: Observation, radius: Tensor) -> Tenso
         features: `(n, width)` proposed features.
         observation: the clean observation the change is measured from.
         radius: `(agents,)` largest allowed norm per block.
+
+    A value that is not finite has no place in a ball: it counts as unchanged.
     """
+    features = torch.where(features.isfinite(), features, observation.features)
     change = features - observation.features
     norms = observation.layout.block_norms(change)
     # A hair inside the ball, so that rounding cannot carry the result outside.

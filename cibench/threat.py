@@ -197,7 +197,7 @@ class Criterion:
         return prediction == self.target
 
     def margin(self, logits: Tensor) -> Tensor:
-        """`(n,)` logit margin to success: negative exactly where the attack succeeds.
+        """`(n,)` logit margin to success: negative where the attack succeeds.
 
         Source: Carlini and Wagner 2017, the function f6 without its floor.
         """
@@ -214,6 +214,11 @@ class Criterion:
                 logits, self.labels, reduction="none"
             )
         return torch.nn.functional.cross_entropy(logits, self.target, reduction="none")
+
+    def copy(self) -> Criterion:
+        """The same criterion in tensors of its own."""
+        target = None if self.target is None else self.target.clone()
+        return Criterion(self.labels.clone(), target)
 
     def __getitem__(self, samples: slice | Tensor) -> Criterion:
         """The criterion restricted to some samples."""

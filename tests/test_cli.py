@@ -84,7 +84,9 @@ def run(call):
 
 
 def records(folder="out"):
-    return [json.loads(p.read_text()) for p in sorted(Path(folder).glob("cells/*.json"))]
+    return [
+        json.loads(p.read_text()) for p in sorted(Path(folder).glob("cells/*.json"))
+    ]
 
 
 def numbers(record):
@@ -190,7 +192,10 @@ def install(tmp_path, monkeypatch):
             ["-a", "pgd:target=0+flip:agents=1+pgd:agents=2,target=1"],
             ["composed attack", "one target", "0, 1"],
         ),
-        (["-a", "missing:agents=random:4+pgd"], ["composed attack", "different agents"]),
+        (
+            ["-a", "missing:agents=random:4+pgd"],
+            ["composed attack", "different agents"],
+        ),
         (["-a", "pgd+"], ["name:option=value", "'pgd+'"]),
         (["-a", ""], ["name:option=value", "''"]),
         (["-a", "pgd[steps=3"], ["name:option=value", "'pgd[steps=3'"]),
@@ -234,7 +239,9 @@ def test_an_unknown_command_suggests_the_nearest(refused):
 
 
 def test_info_suggests_the_nearest(refused):
-    refused(2, "info", "coper", says=["unknown plugin 'coper'", "mean 'copur'?", "mfeat"])
+    refused(
+        2, "info", "coper", says=["unknown plugin 'coper'", "mean 'copur'?", "mfeat"]
+    )
 
 
 def test_ls_names_its_choices(refused):
@@ -253,7 +260,9 @@ def test_a_target_every_sample_has_is_refused(refused, monkeypatch):
 
         data = load(self, **options)
         kept = data.test.labels == 1
-        return replace(data, test=Split(data.test.features[kept], data.test.labels[kept]))
+        return replace(
+            data, test=Split(data.test.features[kept], data.test.labels[kept])
+        )
 
     monkeypatch.setattr(Synthetic, "load", one_class_tested)
     refused(
@@ -338,7 +347,9 @@ def test_a_data_file_that_is_no_gzip_file(data_refused, user_file):
 
 def test_a_data_file_with_another_header(data_refused, user_file):
     text = gzip.decompress(user_file.read_bytes())
-    user_file.write_bytes(gzip.compress(text.replace(b"raw_acc:3d:mean_x", b"acc_x", 1)))
+    user_file.write_bytes(
+        gzip.compress(text.replace(b"raw_acc:3d:mean_x", b"acc_x", 1))
+    )
     data_refused([user_file.name, "header", "raw_acc:3d:mean_x", "acc_x"])
 
 
@@ -629,7 +640,9 @@ def test_in_a_real_process(tmp_path):
             [PROGRAM, *arguments], capture_output=True, text=True, check=False
         )
 
-    done = program("run", "-d", "none", "-a", "flip", "--dataset", SET, *FAST, "-o", "o")
+    done = program(
+        "run", "-d", "none", "-a", "flip", "--dataset", SET, *FAST, "-o", "o"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"### {SET} · flip\n")
     assert done.stderr.splitlines()[-1] == "1 cells; records in o"

@@ -38,7 +38,9 @@ def test_wilson_interval_at_the_ends(n):
 
 
 def test_wilson_interval_narrows_with_samples():
-    widths = [high - low for low, high in (wilson_interval(0.3, n) for n in (9, 90, 900))]
+    widths = [
+        high - low for low, high in (wilson_interval(0.3, n) for n in (9, 90, 900))
+    ]
     assert widths == sorted(widths, reverse=True)
 
 

@@ -91,7 +91,9 @@ def test_a_damaged_artifact_is_set_aside_with_a_warning(tmp_path, kind):
     store.put("key", tensors())
     (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(damaged(path.read_bytes(), kind))
-    with pytest.warns(UserWarning, match=r"key\.safetensors is damaged; it was set aside"):
+    with pytest.warns(
+        UserWarning, match=r"key\.safetensors is damaged; it was set aside"
+    ):
         assert store.get("key") is None
     assert [p.name for p in tmp_path.iterdir()] == ["key.damaged"]
     store.put("key", tensors())
@@ -221,8 +223,9 @@ def test_the_key_does_not_change_with_how_options_are_written(change):
 @given(st.permutations(["steps=2", "step=0.25", "loss=ce", "agents=1/3", "growth=1.5"]))
 def test_the_order_of_options_does_not_matter(options):
     selection = {"attack": f"pgd:{','.join(options)}"}
-    (cell,), (other,) = cells_of(**selection), cells_of(
-        attack="pgd:agents=1/3,growth=1.5,loss=ce,step=0.25,steps=2"
+    (cell,), (other,) = (
+        cells_of(**selection),
+        cells_of(attack="pgd:agents=1/3,growth=1.5,loss=ce,step=0.25,steps=2"),
     )
     assert cell.attack_spec == other.attack_spec
     shared = Runner(settings_of())
@@ -261,7 +264,9 @@ def test_the_key_changes_with_the_data(monkeypatch):
     assert key() != before
 
 
-@given(st.lists(st.text(max_size=5), max_size=4), st.lists(st.text(max_size=5), max_size=4))
+@given(
+    st.lists(st.text(max_size=5), max_size=4), st.lists(st.text(max_size=5), max_size=4)
+)
 def test_content_keys_tell_parts_apart(left, right):
     assert (content_key(*left) == content_key(*right)) == (left == right)
 
@@ -344,7 +349,9 @@ def test_scoped_seeds_tell_scopes_apart(base, one, two):
 
 
 def test_scoped_seeds_are_the_same_in_every_process():
-    script = "from cibench.seeds import scoped_seed; print(scoped_seed(7, b='x', a='y'))"
+    script = (
+        "from cibench.seeds import scoped_seed; print(scoped_seed(7, b='x', a='y'))"
+    )
     found = {
         subprocess.run(
             [sys.executable, "-c", script],
@@ -361,7 +368,9 @@ def test_scoped_seeds_are_the_same_in_every_process():
 def test_scoped_generators_start_at_their_seed():
     draws = [torch.rand(4, generator=scoped_generator(3, a="b")) for _ in range(2)]
     assert torch.equal(*draws)
-    assert not torch.equal(draws[0], torch.rand(4, generator=scoped_generator(3, a="c")))
+    assert not torch.equal(
+        draws[0], torch.rand(4, generator=scoped_generator(3, a="c"))
+    )
 
 
 def test_a_run_leaves_the_global_generators_alone(tmp_path):

@@ -65,7 +65,7 @@ def simulate_corruption(
 ) -> Observation:
     """Corrupt random blocks: for each sample a random number of random agents.
 
-    Up to a third of the agents (at least one, always a minority) send, with equal chance,
+    Up to a third of the agents (at least one) send, with equal chance,
     a flipped block of random amplification in [1, 20], another sample's block, or
     Gaussian noise of random scale in [1, 10] times the block's deviation.
     """

@@ -128,7 +128,8 @@ class CoPur(AbstractDefense):
         refine: whether the converged solver goes on from Eq. 5 to Eq. 6.
         manifold: `affine` (the problem is convex: one global minimum, found in
             microseconds), `mlp` (the paper's autoencoder, several starts), or `auto`:
-            whichever recovers simulated corruptions of validation data better.
+            whichever recovers simulated corruptions of validation data better. None takes
+            `affine` for the converged solver and `mlp` for the others.
         width: width of the code (the paper's: 150); none selects it by the same rule.
         max_iterations: limit per sample and stage of the converged solver.
 
@@ -142,13 +143,14 @@ class CoPur(AbstractDefense):
     solver: Literal["converged", "paper", "released"] = "converged"
     tau: Annotated[float, Meta(gt=0)] | None = None
     refine: bool = True
-    manifold: Family = "affine"
+    manifold: Family | None = None
     width: Width = None
     max_iterations: Annotated[int, Meta(ge=1)] = 200
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit the manifold and the head on its output."""
-        recipe = manifold_recipe(self.manifold, self.width)
+        own: Family = "affine" if self.solver == "converged" else "mlp"
+        recipe = manifold_recipe(self.manifold or own, self.width)
         fitted = training.manifold(recipe)
         head = training.manifold_head(recipe)
         if self.solver == "converged":
