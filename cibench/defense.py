@@ -124,6 +124,11 @@ class FusionCenter(nn.Module, ABC):
                     f"{type(self).__name__}.decide: expected {name} of shape {shape},"
                     f" got {tuple(given.shape)}"
                 )
+        if decision.purified is not None and not decision.purified.isfinite().all():
+            raise ContractError(
+                f"{type(self).__name__}.decide: expected finite purified features, got"
+                " non-finite ones"
+            )
         if decision.abstained is not None and decision.abstained.dtype != torch.bool:
             raise ContractError(
                 f"{type(self).__name__}.decide: expected abstained to be boolean, got"

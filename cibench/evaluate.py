@@ -193,7 +193,7 @@ def evaluate(
     transfer_breaks = None
     if transfer_worst.prediction is not None:
         only = (transfer_worst.prediction != labels) & (attacked == labels) & counted
-        transfer_breaks = float(only.sum() / counted.sum().clamp_min(1))
+        transfer_breaks = int(only.sum()) / max(1, int(counted.sum()))
     recovery_clean = None
     if clean_decision.purified is not None:
         recovery_clean = float(

@@ -102,6 +102,9 @@ class AgentLayout:
 
     def expand(self, mask: Tensor) -> Tensor:
         """Repeat a value per agent over its columns: `(n, agents)` to `(n, width)`."""
+        if len(set(self.widths)) == 1:
+            wide = mask[..., None].expand(*mask.shape, self.widths[0])
+            return wide.reshape(*mask.shape[:-1], self.width)
         return mask.index_select(-1, self.owner.to(mask.device))
 
     def block_norms(self, values: Tensor) -> Tensor:

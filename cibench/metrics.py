@@ -24,9 +24,9 @@ def balanced_accuracy(predicted: Tensor, labels: Tensor, classes: int) -> float:
     right = torch.bincount(labels[predicted == labels], minlength=classes)
     total = torch.bincount(labels, minlength=classes)
     occurs = total > 0
-    return float((right[occurs] / total[occurs]).double().mean())
+    return float((right[occurs].double() / total[occurs]).mean())
 
 
 def majority_share(labels: Tensor) -> float:
     """Share of the largest class: the accuracy of always answering it."""
-    return float(torch.bincount(labels).max() / len(labels))
+    return int(torch.bincount(labels).max()) / len(labels)

@@ -45,6 +45,10 @@ def decide(
     same = torch.equal(given.observed, observation.observed) and torch.equal(
         given.features.nan_to_num(), observation.features.nan_to_num()
     )
+    if not torch.isfinite(decision.logits).all():  # `forward` may be overridden
+        raise ContractError(
+            f"{type(fusion_center).__name__}: expected finite logits, got non-finite ones"
+        )
     if not same:
         raise ContractError(
             f"{type(fusion_center).__name__}: expected the observation to be left"

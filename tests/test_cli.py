@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
-import helpers_extrasensory as extrasensory
 import jsonschema
 import pytest
 
+import helpers_extrasensory as extrasensory
 from cibench import VERSION, cli, registry
 from cibench.flags import FLAGS
 
@@ -740,7 +740,7 @@ HOSTILE = '''
 
 
     def fail(*_):
-        raise ValueError("no\\nluck in /opt/somewhere/else/data.bin")
+        raise ValueError("no\\nluck in /srv/somewhere/else/data.bin")
 
 
     def flaky(training):
@@ -761,6 +761,26 @@ HOSTILE = '''
     def writes(given, observation):
         observation.features.fill_(1.0)
         return given
+
+
+    def facts(training):
+        class Talks(type(changed(training.undefended, lambda d, o: d))):
+            facts = {"generator": torch.Generator()}
+
+        return Talks()
+
+
+    def around(training):
+        """Goes around the checks of `forward`."""
+
+        class Around(FusionCenter):
+            def decide(self, observation):
+                return training.undefended(observation)
+
+            def forward(self, observation):
+                return Decision(logits=torch.full((len(observation), 2), torch.nan))
+
+        return Around()
 
 
     def sometimes_nan(given, observation):
@@ -789,6 +809,9 @@ HOSTILE = '''
             lambda d, o: replace(d, status=torch.zeros(len(o), 2, dtype=torch.uint8))
         ),
         "no-decision": decision(lambda d, o: d.logits),
+        "lost": decision(lambda d, o: replace(d, purified=o.features * torch.nan)),
+        "facts": facts,
+        "around": around,
     }
 
 
@@ -818,20 +841,25 @@ HOSTILE = '''
         return [Boom, Curious]
 '''
 #: What the reason of the failed cell says.
+CONTRACT = "ContractError: "
+DECIDE = CONTRACT + "Changed.decide: expected "
 REASONS = {
     "fails": "ValueError: no luck",
     "stops": "SystemExit: enough",
-    "nothing": "ContractError: defense nothing: expected a FusionCenter from fit, got None",
-    "nan": "ContractError: Changed.decide: expected finite logits, got non-finite ones for 1",
-    "flat": "ContractError: Changed.decide: expected logits of shape (60, classes), got (60",
-    "short": "ContractError: Changed.decide: expected logits of shape (60, classes), got (59",
-    "wide": "ContractError: defense wide: expected logits of 2 classes, got 4",
-    "narrow": "ContractError: defense narrow: expected logits of 2 classes, got 1",
-    "column": "ContractError: Changed.decide: expected abstained of shape (60,), got (60, 1)",
-    "scores": "ContractError: Changed.decide: expected abstained",
-    "purified": "ContractError: Changed.decide: expected purified of shape (60, 24), got (60",
-    "status": "ContractError: Changed.decide: expected status of shape (60,), got (60, 2)",
-    "no-decision": "ContractError: Changed.decide: expected a Decision, got Tensor",
+    "nothing": CONTRACT + "defense nothing: expected a FusionCenter from fit, got None",
+    "nan": DECIDE + "finite logits, got non-finite ones for 1",
+    "flat": DECIDE + "logits of shape (60, classes), got (60",
+    "short": DECIDE + "logits of shape (60, classes), got (59",
+    "wide": CONTRACT + "defense wide: expected logits of 2 classes, got 4",
+    "narrow": CONTRACT + "defense narrow: expected logits of 2 classes, got 1",
+    "column": DECIDE + "abstained of shape (60,), got (60, 1)",
+    "scores": DECIDE + "abstained",
+    "purified": DECIDE + "purified of shape (60, 24), got (60",
+    "status": DECIDE + "status of shape (60,), got (60, 2)",
+    "no-decision": DECIDE + "a Decision, got Tensor",
+    "lost": DECIDE + "finite purified features, got",
+    "facts": "TypeError: Encoding objects of type torch",
+    "around": CONTRACT + "Around: expected finite logits",
 }
 
 
@@ -865,7 +893,7 @@ def test_a_failed_cell_follows_the_schema_and_names_no_folder(hostile, run, call
     run("-d", "fails", code=1)
     (record,) = records()
     jsonschema.validate(record, json.loads(call("schema")[1]))
-    assert "/opt/somewhere" not in record["reason"]
+    assert "/srv/somewhere" not in record["reason"]
     assert "data.bin" in record["reason"]
 
 
@@ -979,6 +1007,16 @@ def test_many_agents_are_told_apart_in_the_outcomes(run):
     (record,) = records()
     bits = sum(1 << (agent - 1) for agent in (1, 64, 65, 70))
     assert set(record["outcomes"]["compromised"]) == {bits}
+
+
+def test_a_path_that_differs_is_no_second_data_set(run, user_file):
+    """Where a file lies is not part of a cell: the same data are one cell."""
+    run(
+        "-d", "none", "--dataset", f"{CHRONOLOGICAL},path=data",
+        "--embedding", "linear-32:epochs=1", dataset=f"{CHRONOLOGICAL},path={user_file}",
+    )  # fmt: skip
+    assert len(records()) == 1
+    assert "data" not in records()[0]["dataset"]["spec"]
 
 
 def test_a_reused_folder_does_not_average_over_embeddings(run, call):

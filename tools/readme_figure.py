@@ -79,8 +79,9 @@ def draw(found: list[dict]) -> None:
         panel.set_xticks(list(AGENTS))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy under attack (%)")
-    panels[1].legend(frameon=False, loc="center right")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="lower center", ncols=4)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(OUT, metadata={"Date": None})
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ..results.table import Table
 
 
+#: Columns of a terminal from which a table has a row per defense.
+WIDE = 140
+
+
 def print_table(table: Table) -> None:
     """Print one table to standard output."""
     if sys.stdout.isatty():
@@ -53,13 +57,20 @@ def _rich(table: Table) -> None:
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    shown = RichTable(title=escape(table.title), title_justify="left")
-    for index, column in enumerate(table.columns):
-        right = 0 < index < len(table.columns) - 1
-        shown.add_column(column, justify="right" if right else "left", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(escape(cell) for cell in row))
     console = Console()
+    lines = [table.columns, *table.rows]
+    if console.width < WIDE:
+        # Too narrow for a row per defense: a column per defense instead.
+        lines = list(zip(*lines, strict=True))
+    columns, *rows = lines
+    shown = RichTable(title=escape(table.title), title_justify="left")
+    for index, column in enumerate(columns):
+        right = 0 < index < len(columns) - (console.width >= WIDE)
+        shown.add_column(
+            escape(column), justify="right" if right else "left", overflow="fold"
+        )
+    for row in rows:
+        shown.add_row(*(escape(cell) for cell in row))
     console.print(shown)
     for note in table.notes:
         console.print(f"  {escape(note)}", style="dim", highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ def mlp(widths: tuple[int, ...], slope: float, generator: torch.Generator) -> nn
     """
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
-        linear = nn.Linear(fan_in, fan_out)
+        # Not `nn.Linear(...)`: that would draw from the global generator.
+        skip_init: Any = nn.utils.skip_init
+        linear: nn.Linear = skip_init(nn.Linear, fan_in, fan_out)
         with torch.no_grad():
             bound = (3.0 / fan_in) ** 0.5
             linear.weight.uniform_(-bound, bound, generator=generator)

@@ -65,6 +65,10 @@ class RunFolder:
                     f"record {path.name}: expected a cell record of this version, got"
                     f" {error}"
                 ) from error
+            except OSError as error:
+                raise OutputError(
+                    f"record {path.name}: expected a readable file, got {error.strerror}"
+                ) from error
         return records
 
 

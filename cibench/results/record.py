@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 #: Version of the record's structure; a reader refuses others.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Status = Literal[
     "ok", "failed", "timeout", "killed", "out-of-memory", "skipped", "interrupted"
@@ -119,7 +119,7 @@ class Outcomes(_Base, frozen=True, kw_only=True):
 class CellRecord(_Base, frozen=True, kw_only=True):
     """One cell: scenario x defense x repetition."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     protocol: int
     cell: str
     """Readable id, unique within a run."""

@@ -38,8 +38,11 @@ def tables(records: Iterable[CellRecord]) -> list[Table]:
     groups: dict[tuple[str, ...], list[CellRecord]] = {}
     for record in sorted(records, key=_order):
         parts = "+".join(part.component.spec for part in record.attack)
-        group = (record.dataset.spec, parts, record.fingerprint, str(record.protocol))
-        group += (repr(sorted(record.embedding.items())), record.device)
+        embedding = repr(sorted(record.embedding.items()))
+        group = (
+            *(record.dataset.spec, parts, record.fingerprint, str(record.protocol)),
+            *(embedding, record.device),
+        )
         groups.setdefault(group, []).append(record)
     return [_table(group) for group in groups.values()]
 
