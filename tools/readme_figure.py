@@ -34,13 +34,21 @@ STYLES = {
 
 def records() -> list[dict]:
     """Run the grid and return its records."""
-    command = [str(Path(sys.executable).parent / "cibench"), "run", "--json", "--seeds", "3"]
+    command = [
+        str(Path(sys.executable).parent / "cibench"),
+        "run",
+        "--json",
+        "--seeds",
+        "3",
+    ]
     for defense in DEFENSES:
         command += ["-d", defense]
     for spec in ATTACKS.values():
         for agents in AGENTS.values():
             command += ["-a", spec.format(agents)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    )
 
 
 def share(proportion: dict) -> float:
