@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -104,7 +105,7 @@ class AgentDataset:
                 f" {len(self.class_names) - 1}, got {low} to {high}"
             )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of every value, label and split: the identity of the data in cache keys."""
         digest = hashlib.sha256(repr((self.layout, self.class_names)).encode())

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._errors import EmptySelectionError, ThreatModelError
+from ._errors import EmptySelectionError, ThreatModelError, UsageError
 from .registry import PluginEntry, Registry
 from .spec import Spec, canonical, resolved
 
@@ -150,20 +150,29 @@ def check_composition(parts: Sequence[Plugin]) -> None:
 
 
 def _once(plugins: list[Plugin]) -> list[Plugin]:
-    return list({plugin.spec: plugin for plugin in plugins}.values())
+    kept: dict[str, Plugin] = {}
+    for plugin in plugins:
+        if kept.setdefault(plugin.spec, plugin).configured != plugin.configured:
+            raise UsageError(
+                f"{plugin.spec}: expected one place to read it from in a run, got two;"
+                " run them apart"
+            )
+    return list(kept.values())
 
 
 @cache
 def source_hash(module: str) -> str:
-    """Hash of every source file beside a plugin's module.
+    """Hash of the source of the plugin's package, or of its module if it has no package.
 
     An editable install changes without changing its version.
     """
     import importlib
 
-    loaded = importlib.import_module(module)
-    assert loaded.__file__ is not None
-    return _hash_files(sorted(Path(loaded.__file__).parent.glob("*.py")))
+    top = importlib.import_module(module.partition(".")[0])
+    assert top.__file__ is not None
+    path = Path(top.__file__)
+    packaged = hasattr(top, "__path__")
+    return _hash_files(sorted(path.parent.rglob("*.py")) if packaged else [path])
 
 
 @cache

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._errors import ContractError, ThreatModelError
+from ._errors import ContractError, ThreatModelError, UsageError
 from .attack import AbstractAttack
 from .defense import FusionCenter
 from .layout import AgentLayout
@@ -99,6 +99,21 @@ class Scenario:
         budget = self.attack[part].threat.budget
         return None if budget is None else budget * self.median_norms
 
+    def misfit(self) -> UsageError | None:
+        """Why the attack does not fit the data set, or None if it does."""
+        try:
+            for attack in self.attack:
+                attack.threat.agents.check(self.clean.layout)
+            next(self.draws())
+            if self.criterion.eligible.any():
+                return None
+        except UsageError as error:
+            return error
+        return UsageError(
+            f"attack {'+'.join(self.specs)}: expected a test sample whose label is not"
+            f" the target, got none in {self.dataset}"
+        )
+
     def draws(self) -> Iterator[Draw]:
         """The agents of each run: one draw, or every set of a `worst:q` part.
 
@@ -108,14 +123,12 @@ class Scenario:
         layout, n = self.clean.layout, len(self.clean)
         device = self.clean.features.device
         choices: list[list[tuple[tuple[int, ...] | None, Tensor]]] = []
-        for part, (attack, spec) in enumerate(
-            zip(self.attack, self.specs, strict=True)
-        ):
+        for part, attack in enumerate(self.attack):
             generator = scoped_generator(
                 self.seed,
                 draw="agents",
                 dataset=self.dataset,
-                attack=spec,
+                rule=attack.threat.agents.rule,
                 part=str(part),
             )
             masks = attack.threat.agents.masks(layout, n, generator)

@@ -921,7 +921,7 @@ def test_no_mean_over_the_seeds_whose_embedding_survived(run, call, monkeypatch)
 
     monkeypatch.setattr(runner, "prepare", second_fails)
     table, _ = run("-d", "none", "--seeds", "2", code=1)
-    assert rows(table)["none"] == ["1 of 2 seeds failed", *[""] * 8]
+    assert rows(table)["none"] == ["1 of 2 seeds out-of-memory", *[""] * 8]
     assert table.count("###") == 1
     assert call("show", "out")[1] == table
 
@@ -1009,14 +1009,48 @@ def test_many_agents_are_told_apart_in_the_outcomes(run):
     assert set(record["outcomes"]["compromised"]) == {bits}
 
 
-def test_a_path_that_differs_is_no_second_data_set(run, user_file):
-    """Where a file lies is not part of a cell: the same data are one cell."""
-    run(
+def test_two_paths_of_one_data_set_are_refused(run, user_file):
+    """Where a file lies is not part of a cell: neither may vanish silently."""
+    _, err = run(
         "-d", "none", "--dataset", f"{CHRONOLOGICAL},path=data",
-        "--embedding", "linear-32:epochs=1", dataset=f"{CHRONOLOGICAL},path={user_file}",
+        dataset=f"{CHRONOLOGICAL},path={user_file}", code=2,
     )  # fmt: skip
-    assert len(records()) == 1
-    assert "data" not in records()[0]["dataset"]["spec"]
+    assert "expected one place to read it from in a run, got two" in err
+    assert not Path("out").exists()
+
+
+def test_a_path_is_no_part_of_a_record(run, user_file):
+    run(
+        "-d", "none", "--embedding", "linear-32:epochs=1",
+        dataset=f"{CHRONOLOGICAL},path={user_file}",
+    )  # fmt: skip
+    assert "path" not in records()[0]["dataset"]["spec"]
+    assert "path" not in records()[0]["dataset"]["options"]
+
+
+def test_an_attack_that_fits_no_other_data_set_is_skipped_there(run, call):
+    """`target=other` needs two classes: a row with a reason, not an error."""
+    table, _ = run(
+        "-d", "none", "--dataset", SET + ",classes=3", attack="pgd-paper", code=0
+    )
+    skipped = [r for r in records() if r["status"] == "skipped"]
+    assert len(records()) == 2
+    assert [r["dataset"]["options"]["classes"] for r in skipped] == [3]
+    assert "expected a data set of two classes" in skipped[0]["reason"]
+    assert "seeds skipped" in table
+    assert call("show", "out")[1] == table
+
+
+def test_of_two_records_of_one_cell_the_newer_is_shown(run, call, monkeypatch):
+    from cibench.execute import runner
+
+    run("-d", "none")
+    monkeypatch.setattr(runner, "harness_hash", lambda: "another source")
+    run("-d", "none")
+    assert len(records()) == 2
+    shown = call("show", "out")[1]
+    assert "±" not in shown
+    assert "1 older records of the same cells are not shown" in shown
 
 
 def test_a_reused_folder_does_not_average_over_embeddings(run, call):

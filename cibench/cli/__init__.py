@@ -92,11 +92,11 @@ def invoke(arguments: list[str]) -> int:
     try:
         code = group.main(arguments, prog_name="cibench", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
-        return 130
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo(
+            "interrupted; finished cells are kept: the same command goes on from there",
+            err=True,
+        )
         return 130
     except click.UsageError as error:
         if error.ctx is not None:

@@ -29,13 +29,17 @@ def markdown(table: Table) -> str:
     from tabulate import tabulate
 
     body = tabulate(
-        [[cell.replace("|", r"\|") for cell in row] for row in table.rows],
+        [[_escape(cell) for cell in row] for row in table.rows],
         headers=table.columns,
         tablefmt="github",
         disable_numparse=True,
     )
-    notes = "\n".join(f"- {note}" for note in table.notes)
+    notes = "\n".join(f"- {_escape(note)}" for note in table.notes)
     return f"### {table.title}\n\n{body}\n\n{notes}\n"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", r"\|").replace("<", "&lt;")
 
 
 def plain(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> None:

@@ -115,6 +115,13 @@ def new_run() -> Path:
 )
 @click.option("--device", default="cpu", show_default=True, help="A torch device.")
 @click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Threads of each computation.",
+)
+@click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="CIBENCH_DATA",
@@ -146,6 +153,7 @@ def command(
     datasets: tuple[str, ...],
     seeds: str,
     device: str,
+    threads: int,
     data_dir: Path | None,
     embedding: str | None,
     out: Path | None,
@@ -188,6 +196,7 @@ def command(
         data_dir=data_dir,
         cache=None if no_cache else default_cache(),
         embedding=embedding,
+        threads=threads,
         quick=quick,
     )
     folder = RunFolder(out or new_run())
@@ -219,7 +228,7 @@ def command(
     if not quiet:
         again = f", {stored} of them already known" if stored else ""
         click.echo(f"{len(records)} cells{again}; records in {folder.path}", err=True)
-    failed = [record for record in records if record.status != "ok"]
+    failed = [r for r in records if r.status not in ("ok", "skipped")]
     if failed:
         click.echo(
             f"error: {len(failed)} of {len(records)} cells failed; first:"

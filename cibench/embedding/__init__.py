@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .recipe import RECIPES as RECIPES
 from .recipe import EmbeddingRecipe as EmbeddingRecipe
+from .recipe import recipe_of as recipe_of
 
 if TYPE_CHECKING:
     from .training import Training as Training

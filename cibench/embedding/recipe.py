@@ -7,6 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from .._errors import UsageError
+from ..spec import Spec, build, did_you_mean, resolved
+
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
@@ -57,3 +60,22 @@ RECIPES: dict[str, EmbeddingRecipe] = {
         slope=0.9, agent_dropout=0.0, fill="zero", weight_decay=0.0
     ),
 }
+
+
+def recipe_of(text: str) -> EmbeddingRecipe:
+    """The recipe a spec such as `linear-32:agent_dropout=0.3` names.
+
+    Raises:
+        UsageError: there is no such recipe.
+        OptionError: it has no such option, or the value does not fit.
+    """
+    spec = Spec.parse(text)
+    if spec.name not in RECIPES:
+        raise UsageError(
+            f"embedding: expected one of {', '.join(sorted(RECIPES))}, got"
+            f" {spec.name!r}{did_you_mean(spec.name, list(RECIPES))}"
+        )
+    base = resolved(RECIPES[spec.name])
+    given = {k: "none" if v is None else str(v) for k, v in base.items()}
+    merged = Spec(spec.name, tuple({**given, **dict(spec.options)}.items()))
+    return build("embedding", EmbeddingRecipe, merged)

@@ -35,6 +35,7 @@ class Training:
         undefended: the undefended fusion center trained with the encoders.
         recipe: how encoders and head were trained.
         key: content key of the embedding: data, recipe, seed, harness, device class.
+        scope: the defense that is being fitted: its spec and the source of its package.
     """
 
     train: Observation
@@ -47,6 +48,7 @@ class Training:
     key: str
     seed: int
     store: ArtifactStore
+    scope: str = ""
     progress: Progress = silent
     _fitted: dict[str, object] = field(default_factory=dict, repr=False)
 
@@ -61,10 +63,15 @@ class Training:
         """Tensors that `fit` computes, unless an artifact of this label is stored.
 
         Args:
-            label: names everything the tensors depend on besides this embedding, such as
-                `"weights " + canonical(self)`; the source of the package is in the key.
+            label: names everything the tensors depend on besides this embedding, the
+                defense with its options and the source of its package.
             fit: computes the tensors.
         """
+        return self._shared(content_key(self.scope, label), fit)
+
+    def _shared(
+        self, label: str, fit: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         key = content_key(self.key, label)
         return _stored(self.store, key, fit, self.train.features.device)
 
@@ -87,7 +94,7 @@ class Training:
                     )
                 )
 
-            self._fitted[label] = manifold_from(self.reuse(label, fit), self.layout)
+            self._fitted[label] = manifold_from(self._shared(label, fit), self.layout)
         found = self._fitted[label]
         assert isinstance(found, FittedManifold)
         return found
@@ -118,7 +125,7 @@ class Training:
             return dict(head.state_dict())
 
         head = fusion_head(self.layout.width, self.classes, self.recipe, generator)
-        head.load_state_dict(self.reuse(label, fit))
+        head.load_state_dict(self._shared(label, fit))
         head.to(self.train.features.device)
         return head.eval().requires_grad_(False)
 

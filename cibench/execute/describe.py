@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import platform
 import re
 
 import torch
 
-from .._version import VERSION
-from ..dataset import Split
+from .._version import PROTOCOL, VERSION
+from ..dataset import AgentDataset, Split
+from ..embedding import EmbeddingRecipe
 from ..grid import Cell
 from ..observation import Observation
-from ..results import AttackPart
+from ..results import AttackPart, CellRecord
 from ..scenario import Scenario, set_names
+from ..spec import resolved
 
 
 def thinned(split: Split, samples: int) -> Split:
@@ -29,17 +32,27 @@ def median_norms(train: Observation) -> torch.Tensor:
     return heard.nanmedian(dim=0).values.nan_to_num(0.0)
 
 
-def attack_parts(cell: Cell, scenario: Scenario) -> list[AttackPart]:
-    """What a record keeps of each part of an attack."""
+def attack_parts(
+    cell: Cell, scenario: Scenario | None, *, radii: bool = True
+) -> list[AttackPart]:
+    """What a record keeps of each part of an attack.
+
+    Args:
+        scenario: says which sets of agents are tried; None where the attack does not fit.
+        radii: whether the scenario knows the scale of the blocks.
+    """
     sets: list[list[list[str]]] = [[] for _ in cell.attack]
-    for draw in scenario.draws():
-        for known, agents in zip(sets, draw.sets, strict=True):
-            names = set_names(scenario.clean.layout, agents)
-            if agents is not None and names not in known:
-                known.append(names)
+    if scenario is not None:
+        layout = scenario.clean.layout
+        for draw in scenario.draws():
+            for known, agents in zip(sets, draw.sets, strict=True):
+                names = set_names(layout, agents)
+                if agents is not None and names not in known:
+                    known.append(names)
     parts = []
     for index, plugin in enumerate(cell.attack):
-        threat, radius = plugin.configured.threat, scenario.radius(index)
+        threat = plugin.configured.threat
+        radius = scenario.radius(index) if scenario and radii else None
         parts.append(
             AttackPart(
                 component=plugin.component,
@@ -52,6 +65,37 @@ def attack_parts(cell: Cell, scenario: Scenario) -> list[AttackPart]:
             )
         )
     return parts
+
+
+def blank_record(
+    cell: Cell,
+    key: str,
+    dataset: AgentDataset,
+    recipe: EmbeddingRecipe,
+    attack: list[AttackPart],
+    device: str,
+) -> CellRecord:
+    """The record of a cell that has not been run."""
+    attacks = "+".join(part.entry.name for part in cell.attack)
+    names = [cell.dataset.entry.name, attacks, cell.defense.entry.name]
+    return CellRecord(
+        protocol=PROTOCOL,
+        cell="--".join([*names, str(cell.seed), key[:8]]),
+        key=key,
+        status="ok",
+        dataset=cell.dataset.component,
+        fingerprint=dataset.fingerprint,
+        agents=list(dataset.layout.names),
+        classes=list(dataset.class_names),
+        embedding=resolved(recipe),
+        attack=attack,
+        defense=cell.defense.component,
+        seed=cell.seed,
+        notes=list(dataset.notes),
+        environment=environment(),
+        device=device,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
 
 
 def environment() -> dict[str, str]:

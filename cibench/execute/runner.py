@@ -6,7 +6,6 @@ device class; a record stored under the same key is the answer and nothing is ru
 
 from __future__ import annotations
 
-import datetime
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,10 +14,10 @@ from pathlib import Path
 import msgspec
 import torch
 
-from .._errors import CibenchError, UsageError
+from .._errors import CibenchError
 from .._version import PROTOCOL
 from ..dataset import AgentDataset
-from ..embedding import RECIPES, EmbeddingRecipe, Training, prepare
+from ..embedding import EmbeddingRecipe, Training, prepare, recipe_of
 from ..embedding.training import content_key
 from ..evaluate import evaluate, guarded
 from ..flags import raise_flags
@@ -27,12 +26,12 @@ from ..observation import Observation
 from ..references import References, refer
 from ..results import CellRecord
 from ..results.folder import write_atomically
-from ..results.record import decode, encode
+from ..results.record import Status, decode, encode
 from ..scenario import Scenario
-from ..spec import Spec, build, did_you_mean, resolved
+from ..spec import resolved
 from .describe import (
     attack_parts,
-    environment,
+    blank_record,
     median_norms,
     scrub,
     thinned,
@@ -53,6 +52,8 @@ class Settings:
         cache: folder of artifacts and records; None keeps nothing.
         embedding: recipe by spec, such as `linear-32:agent_dropout=0.3`; None takes the
             data set's own.
+        threads: of each computation; one by default, so that numbers do not depend on how
+            many cores a machine has.
         quick: use `QUICK_SAMPLES` test samples and mark the records partial.
     """
 
@@ -60,6 +61,7 @@ class Settings:
     data_dir: Path | None = None
     cache: Path | None = None
     embedding: str | None = None
+    threads: int = 1
     quick: bool = False
 
 
@@ -69,13 +71,14 @@ def no_report(cell: Cell, phase: str, done: int, total: int) -> None:
 
 @dataclass(eq=False)
 class Runner:
-    """Runs cells; keeps data sets, embeddings and references in memory between them."""
+    """Runs cells; keeps data sets, the last embedding and the last references."""
 
     settings: Settings
     report: Callable[[Cell, str, int, int], None] = no_report
     _datasets: dict[str, AgentDataset] = field(default_factory=dict)
     _embedded: dict[str, tuple[Training, Observation]] = field(default_factory=dict)
     _references: dict[str, References] = field(default_factory=dict)
+    _skipped: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cache = self.settings.cache
@@ -87,22 +90,24 @@ class Runner:
     def check(self, cells: Sequence[Cell]) -> None:
         """Load every data set and check every threat model before anything runs.
 
+        A threat model that fits some of the data sets is skipped, with the reason, on the
+        others.
+
         Raises:
             DataError: a data set cannot be loaded.
-            UsageError: a threat model does not fit a data set, or the recipe is unknown.
+            UsageError: no threat model fits its data set, or the recipe is unknown.
         """
         for cell in cells:
-            dataset = self.dataset(cell)
-            self.recipe(dataset)
-            for part in cell.attack:
-                part.configured.threat.agents.check(dataset.layout)
-            scenario = self.scenario(cell, dataset)
-            next(scenario.draws())
-            if not scenario.criterion.eligible.any():
-                raise UsageError(
-                    f"attack {cell.attack_spec}: expected a test sample whose label is not"
-                    f" the target, got none in {cell.dataset.spec}"
-                )
+            self.recipe(self.dataset(cell))
+        checked = [
+            (cell, self.scenario(cell, self.dataset(cell)).misfit()) for cell in cells
+        ]
+        fitting = {cell.attack_spec for cell, error in checked if error is None}
+        for cell, error in checked:
+            if error is not None:
+                if cell.attack_spec not in fitting:
+                    raise error
+                self._skipped[cell.title] = str(error)
 
     def dataset(self, cell: Cell) -> AgentDataset:
         """The cell's data set, loaded once."""
@@ -115,22 +120,8 @@ class Runner:
         return self._datasets[spec]
 
     def recipe(self, dataset: AgentDataset) -> EmbeddingRecipe:
-        """The embedding recipe to use.
-
-        Raises:
-            UsageError: there is no such recipe, or it has no such option.
-        """
-        text = self.settings.embedding or dataset.recipe
-        spec = Spec.parse(text)
-        if spec.name not in RECIPES:
-            raise UsageError(
-                f"embedding: expected one of {', '.join(sorted(RECIPES))}, got"
-                f" {spec.name!r}{did_you_mean(spec.name, list(RECIPES))}"
-            )
-        base = resolved(RECIPES[spec.name])
-        given = {k: "none" if v is None else str(v) for k, v in base.items()}
-        merged = Spec(spec.name, tuple({**given, **dict(spec.options)}.items()))
-        return build("embedding", EmbeddingRecipe, merged)
+        """The embedding recipe to use: the one asked for, or the data set's own."""
+        return recipe_of(self.settings.embedding or dataset.recipe)
 
     def key(self, cell: Cell) -> str:
         """Content key of a cell's numbers."""
@@ -146,6 +137,7 @@ class Runner:
             str(cell.seed),
             self.settings.device.type,
             str(self.settings.quick),
+            str(self.settings.threads),
         )
 
     def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, CellRecord, bool]]:
@@ -153,8 +145,18 @@ class Runner:
 
         A plugin that fails gives a record of status `failed`; its siblings go on.
         """
+        torch.set_num_threads(self.settings.threads)
         for cell in cells:
             key = self.key(cell)
+            if cell.title in self._skipped:
+                blank = self._blank(cell, key)
+                reason = self._skipped[cell.title]
+                yield (
+                    cell,
+                    msgspec.structs.replace(blank, status="skipped", reason=reason),
+                    False,
+                )
+                continue
             stored = self._stored(key)
             if stored is not None:
                 yield cell, stored, True
@@ -193,7 +195,7 @@ class Runner:
 
     def _evaluated(self, cell: Cell, key: str) -> CellRecord:
         dataset = self.dataset(cell)
-        record = self._blank(cell, key, dataset)
+        record = self._blank(cell, key)
 
         def phase(name: str, done: int = 0, total: int = 0) -> None:
             self.report(cell, name, done, total)
@@ -211,7 +213,10 @@ class Runner:
             reference_key = content_key(training.key, cell.attack_spec)
             if reference_key not in self._references:
                 phase("references")
-                self._references[reference_key] = refer(scenario, training.undefended)
+                # Cells come sorted by scenario: the last one is all that is needed again.
+                self._references = {reference_key: refer(scenario, training.undefended)}
+            scope = repr((cell.defense.entry, record.defense.options))
+            training = replace(training, scope=scope + record.defense.source)
             with guarded(training, cell.defense.entry.name):
                 found = evaluate(
                     scenario,
@@ -237,9 +242,10 @@ class Runner:
             if not isinstance(error, CibenchError):
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 reason += f" ({Path(where.filename).name}:{where.lineno})"
-            return msgspec.structs.replace(
-                record, status="failed", reason=scrub(reason)
-            )
+            status: Status = "failed"
+            if isinstance(error, MemoryError):
+                status = "out-of-memory"
+            return msgspec.structs.replace(record, status=status, reason=scrub(reason))
         flags = raise_flags(
             finished,
             partial=self.settings.quick,
@@ -263,34 +269,20 @@ class Runner:
                 device=self.settings.device,
                 progress=lambda name, done, total: self.report(cell, name, done, total),
             )
-            self._embedded[memo] = (training, clean)
+            self._embedded = {memo: (training, clean)}
         return self._embedded[memo]
 
-    def _blank(self, cell: Cell, key: str, dataset: AgentDataset) -> CellRecord:
-        recipe = self.recipe(dataset)
-        name = "--".join(
-            [cell.dataset.entry.name, "+".join(p.entry.name for p in cell.attack),
-             cell.defense.entry.name, str(cell.seed), key[:8]]
-        )  # fmt: skip
-        return CellRecord(
-            protocol=PROTOCOL,
-            cell=name,
-            key=key,
-            status="ok",
-            dataset=cell.dataset.component,
-            fingerprint=dataset.fingerprint,
-            agents=list(dataset.layout.names),
-            classes=list(dataset.class_names),
-            embedding=resolved(recipe),
+    def _blank(self, cell: Cell, key: str) -> CellRecord:
+        dataset = self.dataset(cell)
+        fits = cell.title not in self._skipped
+        return blank_record(
+            cell,
+            key,
+            dataset,
+            self.recipe(dataset),
             # As the harness knows it before there is an embedding: without radii.
-            attack=[
-                msgspec.structs.replace(part, radius=None)
-                for part in attack_parts(cell, self.scenario(cell, dataset))
-            ],
-            defense=cell.defense.component,
-            seed=cell.seed,
-            notes=list(dataset.notes),
-            environment=environment(),
-            device=self.settings.device.type,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            attack_parts(
+                cell, self.scenario(cell, dataset) if fits else None, radii=False
+            ),
+            self.settings.device.type,
         )

@@ -54,9 +54,14 @@ def _order(record: CellRecord) -> tuple[str, str, str, int, str]:
 
 def _table(records: Sequence[CellRecord]) -> Table:
     first = records[0]
+    newest: dict[tuple[str, int], CellRecord] = {}
+    for record in sorted(records, key=lambda record: record.created):
+        newest[record.defense.spec, record.seed] = record
     by_defense: dict[str, list[CellRecord]] = {}
-    for record in records:
-        by_defense.setdefault(record.defense.spec, []).append(record)
+    for (spec, _), record in sorted(newest.items(), key=lambda item: item[0]):
+        by_defense.setdefault(spec, []).append(record)
+    outdated = len(records) - len(newest)
+    records = list(newest.values())
     rows: list[tuple[str, ...]] = []
     flags: set[str] = set()
     failures: list[str] = []
@@ -72,6 +77,8 @@ def _table(records: Sequence[CellRecord]) -> Table:
         flags.update(flag for r in group for flag in r.flags)
     notes = [*_scope(records), *dict.fromkeys(failures)]
     notes += [f"{name}: {FLAGS[name].meaning}" for name in sorted(flags)]
+    if outdated:
+        notes.append(f"{outdated} older records of the same cells are not shown")
     attack = " + ".join(part.component.spec for part in first.attack)
     return Table(
         title=f"{first.dataset.spec} · {attack or 'attack not run'}",
