@@ -18,6 +18,12 @@ from ..scenario import Scenario, set_names
 from ..spec import resolved
 
 
+TIME_SERIES = (
+    "neighbouring samples are correlated in time: an interval that takes them as"
+    " independent is too narrow"
+)
+
+
 def thinned(split: Split, samples: int) -> Split:
     """At most so many samples, evenly spaced over the split."""
     count = min(samples, len(split))
@@ -91,7 +97,7 @@ def blank_record(
         attack=attack,
         defense=cell.defense.component,
         seed=cell.seed,
-        notes=list(dataset.notes),
+        notes=[*dataset.notes, *([TIME_SERIES] if dataset.time_series else [])],
         environment=environment(),
         device=device,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

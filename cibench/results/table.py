@@ -75,7 +75,7 @@ def _table(records: Sequence[CellRecord]) -> Table:
             continue
         rows.append(_row(spec, group))
         flags.update(flag for r in group for flag in r.flags)
-    notes = [*_scope(records), *dict.fromkeys(failures)]
+    notes = [*_scope(records), *first.notes, *dict.fromkeys(failures)]
     notes += [f"{name}: {FLAGS[name].meaning}" for name in sorted(flags)]
     if outdated:
         notes.append(f"{outdated} older records of the same cells are not shown")
