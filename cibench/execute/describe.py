@@ -17,7 +17,6 @@ from ..results import AttackPart, CellRecord
 from ..scenario import Scenario, set_names
 from ..spec import resolved
 
-
 TIME_SERIES = (
     "neighbouring samples are correlated in time: an interval that takes them as"
     " independent is too narrow"
