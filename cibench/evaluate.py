@@ -17,6 +17,7 @@ from torch import Tensor
 from ._errors import ContractError
 from .defense import AbstractDefense, FusionCenter
 from .embedding import Training
+from .embedding.train import mean_features
 from .manifold import recovery_error
 from .metrics import balanced_accuracy, majority_share, proportion
 from .references import References, decide, predictions
@@ -57,11 +58,14 @@ class Worst:
     """Per-sample worst case over draws: the first draw that breaks a sample stays."""
 
     labels: Tensor
+    target: Tensor | None = None
     prediction: Tensor | None = None
     compromised: Tensor | None = None
     recovery: Tensor | None = None
     status: Tensor | None = None
     correct: list[int] = field(default_factory=list)
+    reached: Tensor | None = None
+    """Samples whose prediction under some draw is the adversary's target."""
 
     def add(
         self,
@@ -73,6 +77,9 @@ class Worst:
     ) -> None:
         """Take in the decisions under one more draw."""
         right = prediction == self.labels
+        if self.target is not None:
+            hit = prediction == self.target
+            self.reached = hit if self.reached is None else self.reached | hit
         self.correct.append(int((right & counted).sum()))
         if self.prediction is None:
             still = torch.ones_like(right)
@@ -144,12 +151,12 @@ def evaluate(
             f" {clean_decision.logits.shape[1]}"
         )
     clean = predictions(clean_decision)
-    mean = training.undefended.fill
+    mean = mean_features(training.train)
     criterion, labels = scenario.criterion, scenario.labels
     counted = criterion.eligible
     same = fusion_center is training.undefended or not scenario.reads_defense
 
-    worst, transfer_worst = Worst(labels), Worst(labels)
+    worst, transfer_worst = Worst(labels, criterion.target), Worst(labels)
     undefended_worst, genie_worst = Worst(labels), Worst(labels)
     attack_seconds = predict_seconds = 0.0
     cost, rejected = Cost(), 0
@@ -200,9 +207,7 @@ def evaluate(
             recovery_error(clean_decision.purified, scenario.clean, mean).mean()
         )
     right_when_clean = (clean == labels) & counted
-    goal = (
-        attacked != labels if criterion.target is None else attacked == criterion.target
-    )
+    goal = attacked != labels if worst.reached is None else worst.reached
     classes = len(scenario.class_names)
     metrics = Metrics(
         clean_undefended=proportion(references.clean == labels),

@@ -94,7 +94,12 @@ def raise_flags(
     metrics = record.metrics
     if metrics is None:
         return ()
-    attacked = any(part.component.name != "none" for part in record.attack)
+    # Trying every set of silent agents is exact; no knowledge would do better.
+    exact = all(
+        not part.corrupts
+        and (part.agents.startswith("worst:") or part.agents == "none")
+        for part in record.attack
+    )
     knowing = [
         part for part in record.attack if part.knowledge in ("fusion", "adaptive")
     ]
@@ -103,7 +108,7 @@ def raise_flags(
         "attack-too-weak": bool(knowing)
         and unbounded
         and metrics.attacked_undefended.value > 0.05,
-        "not-adaptive": attacked
+        "not-adaptive": not exact
         and record.defense.name != "none"
         and not any(part.knowledge == "adaptive" for part in record.attack),
         "transfer-beats-adaptive": (transfer_breaks or 0.0) > 0.01,

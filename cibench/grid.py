@@ -24,6 +24,8 @@ class Plugin:
 
     entry: PluginEntry
     configured: Any
+    typed: bool = True
+    """Whether the user named it, rather than a glob or `all`."""
 
     @property
     def spec(self) -> str:
@@ -68,13 +70,15 @@ class Cell:
         )
 
 
-def expand_names(registry: Registry, kind: str, texts: Sequence[str]) -> list[str]:
-    """Replace `all` and globs by the names they match.
+def expand_names(
+    registry: Registry, kind: str, texts: Sequence[str]
+) -> list[tuple[str, bool]]:
+    """Replace `all` and globs by the names they match; say which texts were typed.
 
     Raises:
         EmptySelectionError: a glob matches nothing.
     """
-    expanded: list[str] = []
+    expanded: list[tuple[str, bool]] = []
     for text in texts:
         if text == "all" or (
             "[" not in text and set("*?") & set(text.partition(":")[0])
@@ -86,9 +90,9 @@ def expand_names(registry: Registry, kind: str, texts: Sequence[str]) -> list[st
                     f"{kind} {text!r}: expected a pattern that matches a {kind}, got none"
                     f" of {', '.join(registry.names(kind))}"
                 )
-            expanded += matched
+            expanded += [(name, False) for name in matched]
         else:
-            expanded.append(text)
+            expanded.append((text, True))
     return expanded
 
 
@@ -107,16 +111,20 @@ def expand(
         EmptySelectionError: nothing is selected.
     """
 
-    def configured(kind: str, spec: Spec) -> Plugin:
-        return Plugin(registry.entry(kind, spec.name), registry.configure(kind, spec))
+    def configured(kind: str, spec: Spec, typed: bool) -> Plugin:
+        entry = registry.entry(kind, spec.name)
+        return Plugin(entry, registry.configure(kind, spec), typed)
 
     def plugins(kind: str, texts: Sequence[str]) -> list[Plugin]:
         names = expand_names(registry, kind, texts)
-        return _once([configured(kind, Spec.parse(text)) for text in names])
+        return _once(
+            [configured(kind, Spec.parse(name), typed) for name, typed in names]
+        )
 
     compositions = {}
-    for text in expand_names(registry, "attack", attacks):
-        parts = tuple(configured("attack", s) for s in Spec.parse_composition(text))
+    for text, typed in expand_names(registry, "attack", attacks):
+        specs = Spec.parse_composition(text)
+        parts = tuple(configured("attack", spec, typed) for spec in specs)
         check_composition(parts)
         compositions["+".join(part.spec for part in parts)] = parts
     cells = [

@@ -142,7 +142,9 @@ class Registry:
                 if implementation.plugin is module
                 for cls in implementation.function()
             }
-        except Exception as error:  # a stranger's code: it may raise or return anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a stranger's code may raise or return anything
             raise PluginError(
                 f"{entry.title}: expected {hook}() to return a list of classes, got"
                 f" {type(error).__name__}: {error}"
@@ -191,7 +193,9 @@ class Registry:
         """
         try:
             self._manager.hook.cibench_cell_finished(record=record)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise ContractError(f"cibench_cell_finished failed: {error}") from error
 
 

@@ -163,7 +163,10 @@ class Scenario:
             zip(self.attack, draw.masks, strict=True)
         ):
             victim = Victim(
-                attack.threat.knowledge, undefended=undefended, defended=defended
+                attack.threat.knowledge,
+                undefended=undefended,
+                defended=defended,
+                own=mask & current.observed,
             )
             before = current
             current = attack(

@@ -21,11 +21,13 @@ class Victim:
         undefended: the undefended fusion center; granted at `fusion`.
         defended: the deployed, defended fusion center; granted at `query` (answers) and
             `adaptive` (answers and gradients).
+        own: `(n, agents)` blocks the adversary controls, to judge its gradients by.
 
     Attributes:
         queries: samples answered so far.
         gradients: samples differentiated so far.
-        unusable: gradients among them that were zero or not finite.
+        unusable: gradients among them that are not finite or, over the blocks the
+            adversary controls, below 1e-10 of the whole.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class Victim:
         *,
         undefended: FusionCenter,
         defended: FusionCenter,
+        own: Tensor | None = None,
     ) -> None:
+        self.__own = own
         self.knowledge = knowledge
         self.queries = 0
         self.gradients = 0
@@ -89,6 +93,14 @@ class Victim:
                 observation.with_features(features)
             )
             (gradient,) = torch.autograd.grad(loss(logits).sum(), features)
-        size = torch.linalg.vector_norm(gradient, dim=1)
-        self.unusable += int((~torch.isfinite(size) | (size == 0)).sum())
+        self.unusable += int(self._unusable(observation, gradient).sum())
         return gradient, logits.detach()
+
+    def _unusable(self, observation: Observation, gradient: Tensor) -> Tensor:
+        norms = observation.layout.block_norms(gradient.double())
+        whole: Tensor = torch.linalg.vector_norm(norms, dim=1)
+        if self.__own is None or len(self.__own) != len(observation):
+            return ~(whole > 0) | ~whole.isfinite()
+        own: Tensor = torch.linalg.vector_norm(norms * self.__own, dim=1)
+        # A sample without a block to move needs no gradient.
+        return (~(own > 1e-10 * whole) | ~whole.isfinite()) & self.__own.any(dim=1)

@@ -1059,3 +1059,16 @@ def test_a_reused_folder_does_not_average_over_embeddings(run, call):
     _, out, _ = call("show", "out")
     assert out.count("###") == 2
     assert "±" not in out
+
+
+def test_all_defenses_and_attacks_run_on_ten_classes(call):
+    """What `all` names and does not fit is a row with a reason."""
+    code, table, err = call(
+        "run", "-d", "none", "-a", "all", *("--dataset", SET + ",classes=3"),
+        *("--embedding", "identity:epochs=1", "--seeds", "1", "-o", "out"),
+    )  # fmt: skip
+    assert code == 0, err
+    status = {r["cell"].split("--")[1]: r["status"] for r in records()}
+    assert status.pop("pgd-paper") == "skipped"
+    assert set(status.values()) == {"ok"}
+    assert "expected a data set of two classes" in table

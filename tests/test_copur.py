@@ -173,7 +173,12 @@ def test_minimize_each_on_quadratics_of_different_conditioning():
 
     start = normal(5, 6, seed=2)
     found = minimize_each(
-        each(quadratic), start, reach=ones(5), max_iterations=500, tolerance=1e-15
+        each(quadratic),
+        start,
+        reach=ones(5),
+        scale=ones(5),
+        max_iterations=500,
+        tolerance=1e-15,
     )
     exact = torch.linalg.solve(matrices, vectors[:, :, None]).squeeze(2)
     torch.testing.assert_close(found.point, exact, rtol=1e-5, atol=1e-5)
@@ -192,7 +197,12 @@ def test_minimize_each_on_quadratics_of_different_conditioning():
 def test_minimize_each_on_rosenbrock_valleys():
     start = torch.tensor([[-1.2, 1.0], [2.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
     found = minimize_each(
-        each(rosenbrock), start, reach=ones(3), max_iterations=500, tolerance=1e-14
+        each(rosenbrock),
+        start,
+        reach=ones(3),
+        scale=ones(3),
+        max_iterations=500,
+        tolerance=1e-14,
     )
     torch.testing.assert_close(
         found.point, torch.ones(3, 2, dtype=torch.float64), rtol=0, atol=1e-4
@@ -204,7 +214,12 @@ def test_minimize_each_on_rosenbrock_valleys():
             return each(rosenbrock)(points, samples + n)
 
         single = minimize_each(
-            alone, start[n : n + 1], reach=ones(1), max_iterations=500, tolerance=1e-14
+            alone,
+            start[n : n + 1],
+            reach=ones(1),
+            scale=ones(1),
+            max_iterations=500,
+            tolerance=1e-14,
         )
         torch.testing.assert_close(
             single.point[0], found.point[n], rtol=1e-12, atol=1e-12
@@ -217,7 +232,12 @@ def test_minimize_each_never_rises_and_leaves_the_start_alone():
     last, _ = each(rosenbrock)(start, torch.arange(6))
     for limit in range(1, 12):
         found = minimize_each(
-            each(rosenbrock), start, reach=ones(6), max_iterations=limit, tolerance=0.0
+            each(rosenbrock),
+            start,
+            reach=ones(6),
+            scale=ones(6),
+            max_iterations=limit,
+            tolerance=0.0,
         )
         assert (found.value <= last).all()
         value, _ = each(rosenbrock)(found.point, torch.arange(6))
@@ -550,7 +570,33 @@ def test_statuses_and_variants_of_the_solver(synthetic):
     assert (
         center(flipped(test[:4], (1,))).status == STATUS.index("max-iterations")
     ).all()
-    assert CoPur().fit(training, generator=seeded()).tau == 2.0
+    curved = CoPur(manifold="mlp", width=3).fit(training, generator=seeded())
+    assert curved.tau == 2.0
+    assert CoPur(tau=0.5).fit(training, generator=seeded()).tau == 0.5
+    # On an affine manifold Eq. 6 has the solution of Eq. 5 (next test): it is not run.
+    assert CoPur().fit(training, generator=seeded()).tau is None
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0, 1000.0])
+def test_eq6_on_an_affine_manifold_has_the_solution_of_eq5(tau):
+    manifold = affine_manifold((4,) * 7, 3)
+    received = on_manifold(manifold, 20) + 0.1 * normal(20, 28, seed=5)
+    received[:, -4:] *= -10
+    observed = torch.ones(20, 7, dtype=torch.bool)
+    observation = Observation(received, observed, manifold.layout)
+    fit = robust_fit(manifold, observation)
+    start = manifold.decode(fit.code)
+    chain = Chain(manifold, torch.float64)
+    tiny = torch.full((20, 1), 1e-12, dtype=torch.float64)
+
+    def value(point):
+        return eq6(chain, observation.with_features(point), received, tau, tiny)[0]
+
+    for seed, size in enumerate((1e-3, 1e-1, 1.0)):
+        moved = start + size * normal(20, 28, seed=seed)
+        assert (value(moved) >= value(start) * (1 - 1e-9)).all()
+    purified, _ = refine(manifold, observation, fit, tau=tau)
+    torch.testing.assert_close(purified, start, rtol=1e-3, atol=1e-3)
 
 
 def test_the_surrogate_of_the_released_solver_is_its_own_answer(synthetic):

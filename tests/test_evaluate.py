@@ -228,7 +228,9 @@ def test_recovery_error_and_solver_status_against_brute_force(training):
     scenario = scenario_of(training, Flip(agents="2"))
     found = run(training, scenario)
     clean, errors, statuses = scenario.clean, [], []
-    fill = training.undefended.fill
+    train = training.train
+    known = LAYOUT.expand(train.observed)
+    fill = torch.where(known, train.features, torch.nan).nanmean(0)
     for i, row in enumerate(flipped(clean, (1,)).filled(0.0)):
         heard = LAYOUT.expand(clean.observed)[i]
         purified = row.clamp(-1.5, 1.5)
@@ -425,7 +427,7 @@ def test_composition_of_missing_and_pgd(training):
     assert torch.equal(sent.observed[:, 1:], clean.observed[:, 1:])
     moved = (sent.features != clean.features).any(0)
     assert moved.tolist() == [False] * 2 + [True] * 3 + [False] * 3
-    assert cost.gradients == 11 * N
+    assert cost.gradients == PGD().restarts * 11 * N
     found = run(training, scenario)
     told = clean.without(mask_of(0, 1))
     assert found.outcomes.genie == by_hand(training.undefended, told)
@@ -666,7 +668,7 @@ def test_an_adaptive_attack_is_compared_with_the_transferred_one(training):
     assert found.unusable_gradients == 1
     assert found.transfer_breaks > 0.5
     assert found.metrics.attacked.successes == found.metrics.clean.successes
-    assert found.metrics.gradients == 21 * N
+    assert found.metrics.gradients == PGD().restarts * 21 * N
     open_center = Plain(training.undefended.head)
     found = run(training, scenario, open_center)
     assert found.transfer_breaks == 0
@@ -738,8 +740,10 @@ def record_of(
         fingerprint="f", agents=["a"], classes=["x", "y"], embedding={},
         attack=[
             AttackPart(
-                component=component(name), agents="last", sets=[["a"]],
-                knowledge=knowledge, target="any", budget=budget, radius=None,
+                component=component(name), sets=[["a"]],
+                agents="none" if name == "none" else "last",
+                knowledge=knowledge, target="any", corrupts=name != "none", budget=budget,
+                radius=None,
             )
             for name in attacks
         ],
@@ -837,3 +841,40 @@ def test_criterion_of_a_composed_attack_is_that_of_its_targeted_part(training):
     criterion = scenario_of(training, *attack).criterion
     assert isinstance(criterion, Criterion)
     assert set(criterion.target.tolist()) == {2}
+
+
+def test_success_of_a_targeted_attack_is_counted_over_every_set():
+    """A sample broken by one set and driven to the target by another was reached."""
+    from cibench.evaluate import Worst
+    from cibench.scenario import Draw
+
+    labels, target = torch.tensor([0, 0]), torch.tensor([2, 2])
+    worst = Worst(labels, target)
+    draw = Draw((torch.zeros(2, 3, dtype=torch.bool),), ((),))
+    everyone = torch.tensor([True, True])
+    worst.add(torch.tensor([1, 0]), draw, everyone)
+    worst.add(torch.tensor([2, 2]), draw, everyone)
+    assert worst.prediction.tolist() == [1, 2]
+    assert worst.reached.tolist() == [True, True]
+
+
+def test_gradients_are_judged_over_the_adversary_s_own_blocks(training):
+    class Deaf(Plain):
+        """Answers without the second agent: no gradient reaches its block."""
+
+        def surrogate(self, observation):
+            silenced = torch.zeros_like(observation.observed)
+            silenced[:, 1] = True
+            return super().surrogate(observation.without(silenced))
+
+    center = Deaf(training.undefended.head)
+    for agents, share in (("2", 1.0), ("1", 0.0)):
+        scenario = scenario_of(training, PGD(agents=agents, steps=3), missing=0.0)
+        assert run(training, scenario, center).unusable_gradients == share
+
+
+def test_trying_every_set_of_silent_agents_is_exact_and_carries_no_flag():
+    records = records_of("missing:agents=worst:1", "copur")
+    assert "not-adaptive" not in records["copur"].flags
+    records = records_of("missing:agents=1", "copur")
+    assert "not-adaptive" in records["copur"].flags

@@ -110,10 +110,12 @@ def invoke(arguments: list[str]) -> int:
         # A plugin's own message may have several lines.
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of a pipe left, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # click's answer to a pipe whose reader left, as `| head` does.
         return 0
+    except OSError as error:
+        click.echo(f"error: standard output or a file: {error.strerror}", err=True)
+        return 3
     except Exception as error:
         if os.environ.get("CIBENCH_DEBUG"):
             raise

@@ -154,7 +154,8 @@ def prepare(
         What defenses learn from, the clean test embeddings and their labels.
     """
     key = content_key(
-        source, dataset.fingerprint, repr(resolved(recipe)), str(seed), device.type
+        *(source, str(torch.__version__), dataset.name, dataset.fingerprint),
+        *(repr(resolved(recipe)), str(seed), device.type),
     )
     generator = scoped_generator(seed, part="embedding", dataset=dataset.name)
     # Skeletons that the stored or trained weights are loaded into.

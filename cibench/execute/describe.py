@@ -65,6 +65,7 @@ def attack_parts(
                 sets=sets[index],
                 knowledge=str(threat.knowledge),
                 target=threat.target,
+                corrupts=threat.may_corrupt,
                 budget=threat.budget,
                 radius=None if radius is None else radius.tolist(),
             )

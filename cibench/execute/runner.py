@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from .._errors import CibenchError
+from .._errors import CibenchError, PluginError
 from .._version import PROTOCOL
 from ..dataset import AgentDataset
 from ..embedding import EmbeddingRecipe, Training, prepare, recipe_of
@@ -105,7 +105,8 @@ class Runner:
         fitting = {cell.attack_spec for cell, error in checked if error is None}
         for cell, error in checked:
             if error is not None:
-                if cell.attack_spec not in fitting:
+                typed = any(part.typed for part in cell.attack)
+                if not fitting or (typed and cell.attack_spec not in fitting):
                     raise error
                 self._skipped[cell.title] = str(error)
 
@@ -113,7 +114,15 @@ class Runner:
         """The cell's data set, loaded once."""
         spec = cell.dataset.spec
         if spec not in self._datasets:
-            loaded = cell.dataset.configured.load(data_dir=self.settings.data_dir)
+            try:
+                loaded = cell.dataset.configured.load(data_dir=self.settings.data_dir)
+            except (CibenchError, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # a stranger's code may raise anything
+                raise PluginError(
+                    f"{cell.dataset.entry.title} failed to load:"
+                    f" {type(error).__name__}: {error}"
+                ) from error
             if self.settings.quick:
                 loaded = replace(loaded, test=thinned(loaded.test, QUICK_SAMPLES))
             self._datasets[spec] = loaded
@@ -162,9 +171,10 @@ class Runner:
                 yield cell, stored, True
                 continue
             record = self._evaluated(cell, key)
+            yield cell, record, False
+            # Only now: the run's own folder comes first.
             if self.records is not None and record.status == "ok":
                 write_atomically(self.records / f"{key}.json", encode(record))
-            yield cell, record, False
 
     def _stored(self, key: str) -> CellRecord | None:
         path = self.records / f"{key}.json" if self.records else None

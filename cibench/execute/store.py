@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ class ArtifactStore:
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass  # found out now, not when the first result is stored
             except OSError as error:
                 raise OutputError(
                     f"cache folder {folder}: expected a writable folder, got"

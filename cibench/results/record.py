@@ -40,6 +40,8 @@ class AttackPart(_Base, frozen=True, kw_only=True):
     """The sets of agents tried, by name; empty if a set was drawn for each sample."""
     knowledge: str
     target: str
+    corrupts: bool
+    """Whether it may send other values; otherwise it only falls silent."""
     budget: float | None
     radius: list[float] | None
     """Largest norm of a block's change per agent, in units of the embedding."""

@@ -138,7 +138,8 @@ def _scope(records: Sequence[CellRecord]) -> list[str]:
             f" {'none' if part.budget is None else part.budget}"
         )
     spread = " (± deviation over seeds)" if len(seeds) > 1 else ""
-    clean = percent([m.clean_undefended.value for m in found])
+    by_seed = {r.seed: r.metrics for r in records if r.metrics is not None}
+    clean = percent([m.clean_undefended.value for m in by_seed.values()])
     lines.append(
         f"accuracy in %, n = {found[0].attacked.n} test samples under attack, seeds"
         f" {', '.join(map(str, seeds))}{spread}; undefended without attack {clean};"

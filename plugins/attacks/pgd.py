@@ -21,9 +21,8 @@ class PGD(AbstractAttack):
 
     The update is Adam on the normalized gradient, so neither the size of a gradient nor
     the units of an embedding decide whether the attack works: plain steps of fixed size
-    can leave even an undefended model standing (`pgd-paper` keeps them). The first start
-    is the clean embedding, further ones are at random distances from it; the best iterate
-    of all is returned.
+    can leave even an undefended model standing (`pgd-paper` keeps them). The best iterate
+    of all starts is returned.
 
     Args:
         agents: compromised agents.
@@ -35,7 +34,8 @@ class PGD(AbstractAttack):
         steps: gradient steps from each start.
         step: size of the first step in units of the block's root mean square.
         growth: factor between a step's size and the next one's.
-        restarts: starts, the clean one included.
+        restarts: starts. The first is the clean embedding, then other samples' blocks and
+            noise in turn: a purifier's gradient vanishes far from what it believes in.
         loss: `margin` of the logits, or cross-entropy (`ce`).
 
     Source: Madry et al. 2018; margin loss of Carlini and Wagner 2017; unprojected in Liu,
@@ -53,7 +53,7 @@ class PGD(AbstractAttack):
     steps: Annotated[int, Meta(ge=1)] = 50
     step: Annotated[float, Meta(gt=0)] = 0.5
     growth: Annotated[float, Meta(ge=1)] = 1.05
-    restarts: Annotated[int, Meta(ge=1)] = 1
+    restarts: Annotated[int, Meta(ge=1)] = 2
     loss: Literal["margin", "ce"] = "margin"
 
     def run(
@@ -74,11 +74,8 @@ class PGD(AbstractAttack):
         for restart in range(self.restarts):
             start = observation.features
             if restart:
-                noise = torch.randn(start.shape, generator=generator).to(start)
-                spread = torch.rand((len(start), 1), generator=generator).to(start)
-                start = torch.where(
-                    movable, start + 10 ** (2 * spread - 1) * scale * noise, start
-                )
+                drawn = self._start(restart, observation, scale, generator)
+                start = torch.where(movable, drawn, start)
             found, margin = descend(
                 victim,
                 observation,
@@ -96,6 +93,23 @@ class PGD(AbstractAttack):
             best = torch.where(better[:, None], found, best)
             best_margin = torch.where(better, margin, best_margin)
         return observation.with_features(best)
+
+    @staticmethod
+    def _start(
+        restart: int,
+        observation: Observation,
+        scale: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Odd restarts: another sample's blocks, 1 to 4 times; even ones: noise."""
+        features = observation.filled(0.0)
+        n = len(features)
+        draw = torch.rand((n, 1), generator=generator).to(features)
+        if restart % 2:
+            donors = torch.randperm(n, generator=generator).to(features.device)
+            return features[donors] * (1 + 3 * draw)
+        noise = torch.randn(features.shape, generator=generator).to(features)
+        return features + 10 ** (2 * draw - 1) * scale * noise
 
 
 @hookimpl

@@ -76,6 +76,8 @@ def refine(
         objective,
         start,
         reach=(typical + 0.1 * size).squeeze(1),
+        # Not the value: a payload would loosen the rule.
+        scale=(layout.agents * typical + 1e-3 * size).squeeze(1),
         max_iterations=MAX_ITERATIONS,
         tolerance=TOLERANCE,
     )

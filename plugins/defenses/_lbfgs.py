@@ -34,6 +34,7 @@ def minimize_each(
     start: Tensor,
     *,
     reach: Tensor,
+    scale: Tensor,
     max_iterations: int,
     tolerance: float,
 ) -> Minimum:
@@ -43,9 +44,11 @@ def minimize_each(
         objective: values and gradients at some points of some samples.
         start: `(n, p)` first points.
         reach: `(n,)` length of the first step tried, in the units of the points.
+        scale: `(n,)` size of a change of the value that matters.
         max_iterations: limit per sample.
-        tolerance: a sample stops when a step lowers its value by less than this share,
-            or when no step along the search direction lowers it at all.
+        tolerance: a sample has converged when a step lowers its value by less than this
+            share of `scale`. It also stops, without having converged, where no step
+            along the search direction lowers the value.
     """
     point, active = start.clone(), torch.arange(len(start), device=start.device)
     converged = torch.zeros(len(start), dtype=torch.bool, device=start.device)
@@ -80,10 +83,13 @@ def minimize_each(
                 break
             size[waiting] *= 0.4
         history = [*history[1 - HISTORY :], (new_x - x, new_g - g)]
-        stopping = f - new_f <= tolerance * f.abs() + 1e-300
+        failed = torch.zeros_like(f, dtype=torch.bool)
+        failed[waiting] = True
+        settled = f - new_f <= tolerance * scale[active] + 1e-300
+        stopping = settled | failed
         x, f, g = new_x, new_f, new_g
         point[active], value[active] = x, f
-        converged[active[stopping]] = True
+        converged[active[settled & ~failed]] = True
         keep = ~stopping
         active, x, f, g = active[keep], x[keep], f[keep], g[keep]
         history = [(s[keep], y[keep]) for s, y in history]

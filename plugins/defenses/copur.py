@@ -54,7 +54,8 @@ class _Converged(PurifyingFusionCenter):
     def surrogate(self, observation: Observation) -> Tensor:
         """The head behind Eq. 5 with its implicit derivative.
 
-        Eq. 6 moves the point little and is left out of the derivative only.
+        Where Eq. 6 moves the point, its logits are the true ones; only its derivative is
+        left out.
         """
         wide = observation.with_features(observation.features.double())
         with torch.no_grad():
@@ -62,7 +63,11 @@ class _Converged(PurifyingFusionCenter):
         code = differentiable_code(self.manifold, wide, fit.code)
         purified = self.manifold.decode(code).to(observation.features.dtype)
         logits: Tensor = self.head(purified)
-        return logits
+        if self.tau is None:
+            return logits
+        with torch.no_grad():
+            true = self.decide(observation).logits
+        return true + (logits - logits.detach())
 
 
 @final
@@ -125,7 +130,8 @@ class CoPur(AbstractDefense):
             also fits missing blocks as zeros; a sample stops at gradient norm 0.1).
         tau: weight of the manifold residual in Eq. 6; none takes 2 for the converged
             solver and the published 1000 for the others.
-        refine: whether the converged solver goes on from Eq. 5 to Eq. 6.
+        refine: whether the converged solver goes on from Eq. 5 to Eq. 6. On an affine
+            manifold with tau >= 1 both have the same solution, and Eq. 6 is not run.
         manifold: `affine` (the problem is convex: one global minimum, found in
             microseconds), `mlp` (the paper's autoencoder, several starts), or `auto`:
             whichever recovers simulated corruptions of validation data better. None takes
@@ -155,6 +161,10 @@ class CoPur(AbstractDefense):
         head = training.manifold_head(recipe)
         if self.solver == "converged":
             tau = (self.tau or 2.0) if self.refine else None
+            # An affine D(E(.)) is a projection P, so for tau >= 1 the sum of Eq. 6 is at
+            # least sum ||h - P l||: Eq. 5's minimizer is its own, and nothing is left.
+            if fitted.manifold.family == "affine" and tau is not None and tau >= 1:
+                tau = None
             return _Converged(fitted, head, tau, self.max_iterations)
         return _FixedSteps(
             fitted, head, self.tau or 1000.0, released=self.solver == "released"
