@@ -15,6 +15,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from .._errors import OptionError
 from ..embedding.train import Progress, mean_features, silent
 from ..observation import Observation
 from .affine import fit_affine
@@ -116,6 +117,9 @@ def fit_manifold(
 
     An open width is settled by affine manifolds, which are cheap to fit; an autoencoder is
     then trained at that width and, for `auto`, judged against the best affine manifold.
+
+    Raises:
+        OptionError: the width is beyond what the data can determine.
     """
     mean = mean_features(train).double()
     wide = validation.with_features(validation.filled(0.0).double())
@@ -130,6 +134,11 @@ def fit_manifold(
         return error, manifold
 
     limit = min(train.layout.width, len(train) - 1)
+    if recipe.width is not None and recipe.width > limit:
+        raise OptionError(
+            f"manifold width: expected at most {limit}, the width of the joint embedding"
+            f" or the number of training samples less one, got {recipe.width}"
+        )
     open_widths = [w for w in WIDTHS if w <= limit] or [limit]
     widths = open_widths if recipe.width is None else [recipe.width]
     found: list[tuple[float, Manifold]] = []
