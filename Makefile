@@ -39,7 +39,7 @@ check: $(DEV) ## formatting, lint, types, import contracts, documentation
 	$(BIN)/pytest -q tests/test_docs.py
 
 bench: $(DEV) ## run the benchmarks of the harness itself
-	OMP_NUM_THREADS=1 $(BIN)/pytest --benchmark-only benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s --benchmark-only benchmarks
 
 # A stale build/ or egg-info would put files into the wheel that the tree no longer has.
 wheel: $(DEV) ## build the source distribution, and the wheel from it, into dist/
