@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .._errors import OutputError
-from ..results.folder import write_atomically
+from ..results.folder import make_writable, write_atomically
 
 
 class ArtifactStore:
@@ -30,9 +29,7 @@ class ArtifactStore:
         self.folder = folder
         if folder is not None:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass  # found out now, not when the first result is stored
+                make_writable(folder)
             except OSError as error:
                 raise OutputError(
                     f"cache folder {folder}: expected a writable folder, got"

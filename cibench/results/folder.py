@@ -26,9 +26,7 @@ class RunFolder:
             OutputError: it cannot.
         """
         try:
-            self.cells.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.cells):
-                pass
+            make_writable(self.cells)
         except OSError as error:
             raise OutputError(
                 f"output {self.path}: expected a folder that can be written, got"
@@ -70,6 +68,17 @@ class RunFolder:
                     f"record {path.name}: expected a readable file, got {error.strerror}"
                 ) from error
         return records
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder and write to it once: found out now, not with the first result.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_atomically(path: Path, content: bytes) -> None:
