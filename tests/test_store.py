@@ -285,7 +285,8 @@ def test_a_damaged_record_is_set_aside_and_computed_again(tmp_path):
     (first,), _ = run(tmp_path)
     (path,) = (tmp_path / "records").glob("*.json")
     path.write_bytes(path.read_bytes()[:-40])
-    (again,), stored = run(tmp_path)
+    with pytest.warns(UserWarning, match="is damaged; it was set aside"):
+        (again,), stored = run(tmp_path)
     assert stored == [False]
     assert again.outcomes == first.outcomes
     assert path.with_suffix(".damaged").exists()

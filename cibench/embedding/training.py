@@ -156,6 +156,8 @@ def prepare(
     key = content_key(
         *(source, str(torch.__version__), dataset.name, dataset.fingerprint),
         *(repr(resolved(recipe)), str(seed), device.type),
+        # Training on another number of threads differs in the last digits.
+        str(torch.get_num_threads()),
     )
     generator = scoped_generator(seed, part="embedding", dataset=dataset.name)
     # Skeletons that the stored or trained weights are loaded into.

@@ -7,6 +7,7 @@ device class; a record stored under the same key is the answer and nothing is ru
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,13 +30,7 @@ from ..results.folder import write_atomically
 from ..results.record import Status, decode, encode
 from ..scenario import Scenario
 from ..spec import resolved
-from .describe import (
-    attack_parts,
-    blank_record,
-    median_norms,
-    scrub,
-    thinned,
-)
+from .describe import attack_parts, blank_record, median_norms, scrub, thinned
 from .store import ArtifactStore
 
 #: Test samples that `--quick` keeps.
@@ -91,7 +86,7 @@ class Runner:
         """Load every data set and check every threat model before anything runs.
 
         A threat model that fits some of the data sets is skipped, with the reason, on the
-        others.
+        others; so is one that only `all` or a glob named, if any other fits.
 
         Raises:
             DataError: a data set cannot be loaded.
@@ -184,6 +179,10 @@ class Runner:
             return decode(path.read_bytes())
         except (msgspec.DecodeError, msgspec.ValidationError):
             path.rename(path.with_suffix(".damaged"))
+            warnings.warn(
+                f"record {path.name} is damaged; it was set aside and is computed again",
+                stacklevel=2,
+            )
             return None
 
     def scenario(
