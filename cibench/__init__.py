@@ -35,6 +35,7 @@ _HOME = {
     "Manifold": "manifold",
     "ManifoldRecipe": "manifold",
     "Observation": "observation",
+    "OracleFusionCenter": "defense",
     "RobustFit": "manifold",
     "SOLVER_STATUS": "defense",
     "Split": "dataset",
@@ -45,9 +46,17 @@ _HOME = {
     "UndefendedFusionCenter": "embedding.modules",
     "Victim": "victim",
     "differentiable_code": "manifold",
+    "drop_agents": "embedding.train",
+    "fit_head": "embedding.train",
+    "fusion_head": "embedding.modules",
     "hookimpl": "hookspecs",
+    "mean_features": "embedding.train",
+    "minimize": "embedding.train",
+    "mlp": "embedding.modules",
     "project": "attack",
+    "recovery_error": "manifold",
     "robust_fit": "manifold",
+    "simulate_corruption": "manifold",
 }
 
 __all__ = ["PROTOCOL", "VERSION", *_HOME]
@@ -83,8 +92,15 @@ if TYPE_CHECKING:
     from .defense import Capabilities as Capabilities
     from .defense import Decision as Decision
     from .defense import FusionCenter as FusionCenter
+    from .defense import OracleFusionCenter as OracleFusionCenter
     from .embedding import Training as Training
     from .embedding.modules import UndefendedFusionCenter as UndefendedFusionCenter
+    from .embedding.modules import fusion_head as fusion_head
+    from .embedding.modules import mlp as mlp
+    from .embedding.train import drop_agents as drop_agents
+    from .embedding.train import fit_head as fit_head
+    from .embedding.train import mean_features as mean_features
+    from .embedding.train import minimize as minimize
     from .hookspecs import hookimpl as hookimpl
     from .layout import AgentLayout as AgentLayout
     from .manifold import FittedManifold as FittedManifold
@@ -92,7 +108,9 @@ if TYPE_CHECKING:
     from .manifold import ManifoldRecipe as ManifoldRecipe
     from .manifold import RobustFit as RobustFit
     from .manifold import differentiable_code as differentiable_code
+    from .manifold import recovery_error as recovery_error
     from .manifold import robust_fit as robust_fit
+    from .manifold import simulate_corruption as simulate_corruption
     from .observation import Observation as Observation
     from .results import CellRecord as CellRecord
     from .spec import LOCATION as LOCATION

@@ -47,6 +47,7 @@ class AbstractAttack(ABC):
             budget=getattr(self, "budget", None),
             may_drop=self.may_drop,
             may_corrupt=self.may_corrupt,
+            counts_target=bool(getattr(self, "count_target", False)),
         )
 
     @abstractmethod

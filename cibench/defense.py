@@ -147,27 +147,99 @@ class FusionCenter(nn.Module, ABC):
         return [observation[start : start + size] for start in starts]
 
     def _in_chunks(self, observation: Observation) -> Decision:
-        parts = [self.decide(part) for part in self._chunks(observation)]
-        if len(parts) == 1:
-            return parts[0]
+        return _joined([self.decide(part) for part in self._chunks(observation)])
 
-        def joined(pick: Callable[[Decision], Tensor | None]) -> Tensor | None:
-            tensors = [t for part in parts if (t := pick(part)) is not None]
-            return torch.cat(tensors) if tensors else None
 
-        return Decision(
-            logits=torch.cat([part.logits for part in parts]),
-            abstained=joined(lambda part: part.abstained),
-            purified=joined(lambda part: part.purified),
-            status=joined(lambda part: part.status),
+class OracleFusionCenter(FusionCenter):
+    """A fusion center that is told which agents are corrupted: nobody can deploy it.
+
+    Authors write `decide_told`, and `surrogate_told` where that is not differentiable.
+    Left untold, it takes every agent as honest. Its defense declares
+    `Capabilities(needs_corrupted_agents=True)`.
+    """
+
+    @abstractmethod
+    def decide_told(self, observation: Observation, corrupted: Tensor) -> Decision:
+        """Decide, knowing the `(n, agents)` compromised agents."""
+
+    def surrogate_told(self, observation: Observation, corrupted: Tensor) -> Tensor:
+        """`(n, classes)` differentiable logits, as in `surrogate`."""
+        return self.decide_told(observation, corrupted).logits
+
+    @final
+    def decide(self, observation: Observation) -> Decision:
+        """Decide as if nobody were corrupted."""
+        return self.decide_told(observation, torch.zeros_like(observation.observed))
+
+    @final
+    def surrogate(self, observation: Observation) -> Tensor:
+        """The surrogate as if nobody were corrupted."""
+        return self.surrogate_told(observation, torch.zeros_like(observation.observed))
+
+    @final
+    def told(self, corrupted: Tensor) -> FusionCenter:
+        """This fusion center, told the `(n, agents)` corrupted agents of some samples.
+
+        Only the harness knows them.
+        """
+        return _Told(self, corrupted)
+
+
+@final
+class _Told(FusionCenter):
+    def __init__(self, center: OracleFusionCenter, corrupted: Tensor) -> None:
+        super().__init__()
+        self.center = center
+        self.corrupted = corrupted
+        self.samples_per_chunk = 2**62  # the pieces are cut here, with what is told
+
+    @property
+    def facts(self) -> dict[str, float | int | str]:
+        return self.center.facts
+
+    def decide(self, observation: Observation) -> Decision:
+        return _joined(
+            [self.center.decide_told(*part) for part in self._parts(observation)]
         )
+
+    def surrogate(self, observation: Observation) -> Tensor:
+        return torch.cat(
+            [self.center.surrogate_told(*part) for part in self._parts(observation)]
+        )
+
+    def _parts(self, observation: Observation) -> list[tuple[Observation, Tensor]]:
+        if len(observation) != len(self.corrupted):
+            raise ContractError(
+                f"{type(self.center).__name__}: expected the {len(self.corrupted)}"
+                f" samples whose corrupted agents it was told, got {len(observation)}"
+            )
+        size = self.center.samples_per_chunk
+        pieces = [slice(at, at + size) for at in range(0, len(observation), size)]
+        return [(observation[piece], self.corrupted[piece]) for piece in pieces]
+
+
+def _joined(parts: list[Decision]) -> Decision:
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(pick: Callable[[Decision], Tensor | None]) -> Tensor | None:
+        tensors = [t for part in parts if (t := pick(part)) is not None]
+        return torch.cat(tensors) if tensors else None
+
+    return Decision(
+        logits=torch.cat([part.logits for part in parts]),
+        abstained=joined(lambda part: part.abstained),
+        purified=joined(lambda part: part.purified),
+        status=joined(lambda part: part.status),
+    )
 
 
 def sanitize(observation: Observation) -> tuple[Observation, Tensor]:
     """Count unusable blocks as missing.
 
-    A block is unusable if it arrived with a non-finite value or one of magnitude above
-    `ABSURD_MAGNITUDE`. Values under missing blocks become 0, so that nothing later can
+    A block is unusable if it arrived with a non-finite value, one of magnitude above
+    `ABSURD_MAGNITUDE`, or a subnormal one, which no sensor means and which slows
+    arithmetic down. Values under missing blocks become 0, so that nothing later can
     depend on them.
 
     Returns:
@@ -175,7 +247,9 @@ def sanitize(observation: Observation) -> tuple[Observation, Tensor]:
     """
     layout = observation.layout
     with torch.no_grad():
-        usable = observation.features.abs() <= ABSURD_MAGNITUDE  # False for NaN
+        size = observation.features.abs()
+        usable = size <= ABSURD_MAGNITUDE  # False for NaN
+        usable &= (size >= torch.finfo(size.dtype).tiny) | (size == 0)
         whole = torch.stack([usable[:, s].all(dim=1) for s in layout.slices], 1)
         rejected = observation.observed & ~whole
     kept = replace(observation, observed=observation.observed & whole)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ._errors import ContractError
-from .defense import AbstractDefense, FusionCenter
+from .defense import AbstractDefense, FusionCenter, OracleFusionCenter
 from .embedding import Training
 from .embedding.train import mean_features
 from .manifold import recovery_error
@@ -143,6 +143,13 @@ def evaluate(
         )
     fusion_center.eval()
     fit_seconds = time.perf_counter() - started
+    oracle = isinstance(fusion_center, OracleFusionCenter)
+    if oracle != defense.capabilities.needs_corrupted_agents:
+        raise ContractError(
+            f"defense {defense.name}: expected an OracleFusionCenter from fit exactly if"
+            " it declares needs_corrupted_agents, got"
+            f" {type(fusion_center).__name__}"
+        )
 
     clean_decision, _ = decide(fusion_center, scenario.clean)
     if clean_decision.logits.shape[1] != training.classes:
@@ -162,17 +169,20 @@ def evaluate(
     cost, rejected = Cost(), 0
     for index, draw in enumerate(references.draws):
         report("attack")
+        deployed = fusion_center
+        if isinstance(fusion_center, OracleFusionCenter):
+            deployed = fusion_center.told(draw.compromised)
         started = time.perf_counter()
         if same:
             sent = references.observations[index]
         else:
             sent, spent = scenario.run(
-                draw, undefended=training.undefended, defended=fusion_center
+                draw, undefended=training.undefended, defended=deployed
             )
             cost += spent
         attack_seconds += time.perf_counter() - started
         report("predict")
-        decision, seconds = decide(fusion_center, sent)
+        decision, seconds = decide(deployed, sent)
         predict_seconds += seconds
         if decision.rejected is not None:
             rejected += int(decision.rejected.sum())
@@ -181,7 +191,7 @@ def evaluate(
             recovery = recovery_error(decision.purified, scenario.clean, mean)
         worst.add(predictions(decision), draw, counted, recovery, decision.status)
         if not same:
-            transferred, _ = decide(fusion_center, references.observations[index])
+            transferred, _ = decide(deployed, references.observations[index])
             transfer_worst.add(predictions(transferred), draw, counted)
         undefended_worst.add(references.attacked[index], draw, counted)
         genie_worst.add(references.genie[index], draw, counted)
@@ -207,6 +217,8 @@ def evaluate(
             recovery_error(clean_decision.purified, scenario.clean, mean).mean()
         )
     right_when_clean = (clean == labels) & counted
+    if criterion.target is not None:
+        right_when_clean &= criterion.target != labels
     goal = attacked != labels if worst.reached is None else worst.reached
     classes = len(scenario.class_names)
     metrics = Metrics(

@@ -57,9 +57,15 @@ FLAGS: dict[str, FlagMeaning] = {
         "look at balanced accuracy; train longer or choose another label",
     ),
     "blocks-rejected": FlagMeaning(
-        "blocks arrived non-finite or above 1e15 in magnitude and counted as missing",
+        "blocks arrived non-finite, above 1e15 in magnitude or subnormal: they counted as"
+        " missing",
         "the attack sent what no agent can mean",
         "nothing, unless the attack did not intend it",
+    ),
+    "oracle-information": FlagMeaning(
+        "the defense is told which agents are corrupted",
+        "nobody can deploy it; it shows what knowing the corrupted agents would be worth",
+        "compare it with the genie, not with defenses that must find out themselves",
     ),
     "test-statistics": FlagMeaning(
         "the data set was standardized with statistics of the test split",
@@ -81,6 +87,7 @@ def raise_flags(
     test_statistics: bool,
     transfer_breaks: float | None,
     unusable_gradients: float | None,
+    oracle: bool = False,
 ) -> tuple[str, ...]:
     """The flags of a finished cell, sorted.
 
@@ -90,6 +97,7 @@ def raise_flags(
         transfer_breaks: share of samples broken by the attack on the undefended fusion
             center but not by the adaptive one.
         unusable_gradients: share of gradients that were zero or not finite.
+        oracle: whether the defense is told which agents are corrupted.
     """
     metrics = record.metrics
     if metrics is None:
@@ -117,6 +125,7 @@ def raise_flags(
         "clean-drop": metrics.clean.value < metrics.clean_undefended.value - 0.02,
         "below-majority": metrics.clean.value <= metrics.majority_share,
         "blocks-rejected": metrics.rejected_blocks > 0,
+        "oracle-information": oracle,
         "test-statistics": test_statistics,
         "partial": partial,
     }

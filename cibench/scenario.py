@@ -70,6 +70,7 @@ class Scenario:
         class_names: names of the classes.
         dataset: canonical spec of the data set, for seeds.
         seed: the repetition's base seed.
+        recorded: clean training embeddings and labels, for attacks that replay them.
     """
 
     clean: Observation
@@ -80,13 +81,18 @@ class Scenario:
     class_names: tuple[str, ...]
     dataset: str
     seed: int
+    recorded: tuple[Observation, Tensor] | None = None
 
     @property
     def criterion(self) -> Criterion:
         """The adversary's goal: that of the part that has a target, if one has."""
-        targets = [a.threat.target for a in self.attack if a.threat.target != "any"]
-        target = targets[0] if targets else "any"
-        return Criterion.of(target, self.labels, self.class_names)
+        targeted = [a.threat for a in self.attack if a.threat.target != "any"]
+        return Criterion.of(
+            targeted[0].target if targeted else "any",
+            self.labels,
+            self.class_names,
+            counts_target=any(threat.counts_target for threat in targeted),
+        )
 
     @property
     def reads_defense(self) -> bool:
@@ -167,6 +173,7 @@ class Scenario:
                 undefended=undefended,
                 defended=defended,
                 own=mask & current.observed,
+                recorded=self.recorded,
             )
             before = current
             current = attack(

@@ -160,6 +160,7 @@ class ThreatModel:
             agent's median clean block norm; None for no bound, as in the paper.
         may_drop: whether compromised agents may fall silent.
         may_corrupt: whether compromised agents may send other values.
+        counts_target: whether samples whose label is the target class count as well.
     """
 
     agents: AgentSelection
@@ -168,6 +169,7 @@ class ThreatModel:
     budget: float | None = None
     may_drop: bool = False
     may_corrupt: bool = True
+    counts_target: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,15 +179,18 @@ class Criterion:
     Args:
         labels: `(n,)` true classes.
         target: `(n,)` target classes, or None for an untargeted attack.
+        counts_target: whether samples whose label is the target count, as in the code
+            released with the CoPur paper.
     """
 
     labels: Tensor
     target: Tensor | None = None
+    counts_target: bool = False
 
     @property
     def eligible(self) -> Tensor:
         """`(n,)` samples that count: those whose label is not already the target."""
-        if self.target is None:
+        if self.target is None or self.counts_target:
             return torch.ones_like(self.labels, dtype=torch.bool)
         return self.target != self.labels
 
@@ -218,15 +223,22 @@ class Criterion:
     def copy(self) -> Criterion:
         """The same criterion in tensors of its own."""
         target = None if self.target is None else self.target.clone()
-        return Criterion(self.labels.clone(), target)
+        return Criterion(self.labels.clone(), target, self.counts_target)
 
     def __getitem__(self, samples: slice | Tensor) -> Criterion:
         """The criterion restricted to some samples."""
         target = None if self.target is None else self.target[samples]
-        return Criterion(self.labels[samples], target)
+        return Criterion(self.labels[samples], target, self.counts_target)
 
     @classmethod
-    def of(cls, target: str, labels: Tensor, class_names: tuple[str, ...]) -> Criterion:
+    def of(
+        cls,
+        target: str,
+        labels: Tensor,
+        class_names: tuple[str, ...],
+        *,
+        counts_target: bool = False,
+    ) -> Criterion:
         """Resolve a threat model's `target` for a data set.
 
         Raises:
@@ -240,7 +252,7 @@ class Criterion:
                     "target=other: expected a data set of two classes, got"
                     f" {len(class_names)}; name a class instead"
                 )
-            return cls(labels, 1 - labels)
+            return cls(labels, 1 - labels, counts_target)
         if target in class_names:
             index = class_names.index(target)
         elif target.isdecimal() and int(target) < len(class_names):
@@ -250,4 +262,4 @@ class Criterion:
                 f"target: expected any, other, a class ({', '.join(class_names)}) or an"
                 f" index below {len(class_names)}, got {target!r}"
             )
-        return cls(labels, torch.full_like(labels, index))
+        return cls(labels, torch.full_like(labels, index), counts_target)

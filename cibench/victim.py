@@ -22,6 +22,7 @@ class Victim:
         defended: the deployed, defended fusion center; granted at `query` (answers) and
             `adaptive` (answers and gradients).
         own: `(n, agents)` blocks the adversary controls, to judge its gradients by.
+        recorded: clean training embeddings and labels, see `recordings`.
 
     Attributes:
         queries: samples answered so far.
@@ -37,8 +38,10 @@ class Victim:
         undefended: FusionCenter,
         defended: FusionCenter,
         own: Tensor | None = None,
+        recorded: tuple[Observation, Tensor] | None = None,
     ) -> None:
         self.__own = own
+        self.__recorded = recorded
         self.knowledge = knowledge
         self.queries = 0
         self.gradients = 0
@@ -65,6 +68,29 @@ class Victim:
         with torch.no_grad():
             decision: Decision = self.__model(observation)
             return decision.logits
+
+    def recordings(self) -> tuple[Observation, Tensor]:
+        """Clean training embeddings and their `(k,)` labels, recorded by the adversary.
+
+        At `oblivious` and `query` only the blocks of agents it controls for some sample
+        are observed; at `fusion` and `adaptive` it knows the training data.
+
+        Raises:
+            KnowledgeError: there are no recordings here.
+        """
+        if self.__recorded is None:
+            raise KnowledgeError(
+                "Victim.recordings: expected clean training embeddings, got none"
+            )
+        known, labels = self.__recorded
+        observed = known.observed.clone()
+        if self.__own is not None and self.knowledge in (
+            Knowledge.OBLIVIOUS,
+            Knowledge.QUERY,
+        ):
+            observed &= self.__own.any(dim=0)
+        values = torch.where(known.layout.expand(observed), known.features, torch.nan)
+        return Observation(values, observed, known.layout), labels.clone()
 
     def loss_gradient(
         self, observation: Observation, loss: Callable[[Tensor], Tensor]

@@ -66,6 +66,7 @@ def attack_parts(
                 knowledge=str(threat.knowledge),
                 target=threat.target,
                 corrupts=threat.may_corrupt,
+                counts_target=threat.counts_target,
                 budget=threat.budget,
                 radius=None if radius is None else radius.tolist(),
             )
@@ -100,6 +101,7 @@ def blank_record(
         notes=[*dataset.notes, *([TIME_SERIES] if dataset.time_series else [])],
         environment=environment(),
         device=device,
+        time_series=dataset.time_series,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

@@ -215,6 +215,7 @@ class Runner:
             scenario = replace(
                 self.scenario(cell, dataset, clean),
                 median_norms=median_norms(training.train),
+                recorded=(training.train, training.train_labels),
             )
             record = msgspec.structs.replace(
                 record, attack=attack_parts(cell, scenario)
@@ -261,6 +262,7 @@ class Runner:
             test_statistics=dataset.test_statistics,
             transfer_breaks=found.transfer_breaks,
             unusable_gradients=found.unusable_gradients,
+            oracle=cell.defense.configured.capabilities.needs_corrupted_agents,
         )
         return msgspec.structs.replace(finished, flags=list(flags))
 

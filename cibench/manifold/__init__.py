@@ -12,3 +12,4 @@ from .select import FittedManifold as FittedManifold
 from .select import ManifoldRecipe as ManifoldRecipe
 from .select import fit_manifold as fit_manifold
 from .select import recovery_error as recovery_error
+from .select import simulate_corruption as simulate_corruption

@@ -42,6 +42,8 @@ class AttackPart(_Base, frozen=True, kw_only=True):
     target: str
     corrupts: bool
     """Whether it may send other values; otherwise it only falls silent."""
+    counts_target: bool = False
+    """Whether samples already labelled as the target count, as the released code does."""
     budget: float | None
     radius: list[float] | None
     """Largest norm of a block's change per agent, in units of the embedding."""
@@ -62,7 +64,8 @@ class Proportion(_Base, frozen=True, kw_only=True):
 class Metrics(_Base, frozen=True, kw_only=True):
     """Numbers of a cell. Accuracies are shares of correct samples; abstaining is wrong.
 
-    Samples already labelled as the target of a targeted attack do not count under attack.
+    Samples already labelled as the target of a targeted attack do not count under attack,
+    unless the attack says so (`counts_target`); for its success they never do.
     """
 
     clean_undefended: Proportion
@@ -146,6 +149,8 @@ class CellRecord(_Base, frozen=True, kw_only=True):
     notes: list[str] = []
     environment: dict[str, str]
     device: str
+    time_series: bool = False
+    """Whether neighbouring test samples are correlated in time."""
     created: str
 
 

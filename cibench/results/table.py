@@ -132,6 +132,8 @@ def _scope(records: Sequence[CellRecord]) -> list[str]:
         else:
             who = "drawn for each sample"
         goal = "untargeted" if part.target == "any" else f"target {part.target}"
+        if part.counts_target:
+            goal += " (samples of that class counted)"
         lines.append(
             f"{part.component.name}: compromised {part.agents} ({who}) of"
             f" {len(first.agents)} agents; knowledge {part.knowledge}; {goal}; budget"

@@ -1,0 +1,1 @@
+"""What is proved rather than observed: pure numerics, no plugins."""

@@ -1,0 +1,1 @@
+"""Reports of a run: tables, figures, HTML; functions of records, no torch."""
