@@ -35,6 +35,7 @@ _HOME = {
     "Manifold": "manifold",
     "ManifoldRecipe": "manifold",
     "Observation": "observation",
+    "OptionError": "_errors",
     "OracleFusionCenter": "defense",
     "RobustFit": "manifold",
     "SOLVER_STATUS": "defense",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from ._errors import ContractError as ContractError
     from ._errors import DataError as DataError
     from ._errors import KnowledgeError as KnowledgeError
+    from ._errors import OptionError as OptionError
     from ._errors import ThreatModelError as ThreatModelError
     from .attack import AbstractAttack as AbstractAttack
     from .attack import project as project

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ._errors import ContractError
+from ._errors import ContractError, ThreatModelError
 from .observation import Observation
 from .threat import AgentSelection, Criterion, Knowledge, ThreatModel
 from .victim import Victim
@@ -36,6 +36,11 @@ class AbstractAttack(ABC):
 
     def __post_init__(self) -> None:
         AgentSelection(self.agents)
+        if self.threat.counts_target and self.threat.target == "any":
+            raise ThreatModelError(
+                "count_target: expected false without a target class, got true with"
+                " target=any"
+            )
 
     @property
     def threat(self) -> ThreatModel:

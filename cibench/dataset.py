@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ._errors import DataError
+from .download import Download
 from .layout import AgentLayout
 from .observation import Observation
 
@@ -125,6 +126,8 @@ class AbstractDataset(ABC):
     citation: ClassVar[str] = ""
     files_needed: ClassVar[str] = ""
     """Which files the user must have, if the data set is not shipped or generated."""
+    downloads: ClassVar[tuple[Download, ...]] = ()
+    """Where `cibench data fetch` gets them."""
 
     @abstractmethod
     def load(self, *, data_dir: Path | None = None) -> AgentDataset:
@@ -136,6 +139,10 @@ class AbstractDataset(ABC):
         Raises:
             DataError: a file is absent, damaged or not in the documented format.
         """
+
+    def present(self, *, data_dir: Path | None = None) -> bool:
+        """Whether the files are there; a look at names, no file is read."""
+        return not self.files_needed
 
 
 @final

@@ -114,6 +114,7 @@ def raise_flags(
     unbounded = all(part.budget is None for part in record.attack)
     raised = {
         "attack-too-weak": bool(knowing)
+        and metrics.gradients > 0
         and unbounded
         and metrics.attacked_undefended.value > 0.05,
         "not-adaptive": not exact

@@ -177,6 +177,8 @@ def source_hash(module: str) -> str:
     import importlib
 
     top = importlib.import_module(module.partition(".")[0])
+    if top.__file__ is None:  # a namespace package, which several distributions share
+        top = importlib.import_module(module)
     assert top.__file__ is not None
     path = Path(top.__file__)
     packaged = hasattr(top, "__path__")

@@ -12,6 +12,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ._errors import UsageError
+from .spec import did_you_mean
+
 Text = Annotated[str, Meta(min_length=1)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 
@@ -88,6 +91,93 @@ class Study(_Base, frozen=True, kw_only=True):
     published: list[Published] = []
     claims: list[Claim] = []
     figure: Axis | None = None
+
+
+def check_study(study: Study) -> None:
+    """Refuse a study whose parts name what it does not have.
+
+    Raises:
+        UsageError: with the key path of the first mistake.
+    """
+    for at, protocol in enumerate(study.protocols):
+        earlier = [p.name for p in study.protocols[:at]]
+        _once(protocol.name, earlier, f"protocols[{at}].name")
+        for place, spec in enumerate(protocol.datasets):
+            _once(spec, protocol.datasets[:place], f"protocols[{at}].datasets[{place}]")
+    protocols = [protocol.name for protocol in study.protocols]
+    datasets = sorted({_name(d) for p in study.protocols for d in p.datasets})
+    labels: list[str] = []
+    for at, scenario in enumerate(study.scenarios):
+        where = f"scenarios[{at}]"
+        _once(scenario.label, labels, f"{where}.label")
+        labels.append(scenario.label)
+        for name in scenario.protocols or []:
+            _known(name, protocols, f"{where}.protocols", "protocol")
+        for name in scenario.datasets or []:
+            _known(name, datasets, f"{where}.datasets", "data set")
+        if not any(
+            belongs(scenario, p, d) for p in study.protocols for d in p.datasets
+        ):
+            raise UsageError(
+                f"{where}: expected a protocol with a data set that it belongs to, got"
+                f" none for {scenario.label!r}; mend its protocols or datasets"
+            )
+        if study.figure is not None and scenario.x is None:
+            raise UsageError(
+                f"{where}.x: expected a number, its place on the figure's axis, got none"
+            )
+    defenses = sorted({label for p in study.protocols for label in p.defenses})
+    seen: list[str] = []
+    for at, number in enumerate(study.published):
+        where = f"published[{at}]"
+        _refers(study, number.scenario, number.dataset, where)
+        _known(number.defense, defenses, f"{where}.defense", "defense label")
+        _once(f"{number.scenario} / {number.defense} / {number.dataset}", seen, where)
+        seen.append(f"{number.scenario} / {number.defense} / {number.dataset}")
+    for at, claim in enumerate(study.claims):
+        where = f"claims[{at}]"
+        _refers(study, claim.scenario, claim.dataset, where)
+        _known(claim.better, defenses, f"{where}.better", "defense label")
+        for label in claim.than:
+            _known(label, defenses, f"{where}.than", "defense label")
+        if claim.better in claim.than:
+            raise UsageError(
+                f"{where}.than: expected other defenses than {claim.better!r}, got it too"
+            )
+
+
+def belongs(scenario: StudyScenario, protocol: Protocol, dataset: str) -> bool:
+    """Whether a scenario is to be run under a protocol on a data set, given by spec."""
+    return (scenario.protocols is None or protocol.name in scenario.protocols) and (
+        scenario.datasets is None or _name(dataset) in scenario.datasets
+    )
+
+
+def _name(spec: str) -> str:
+    """The plugin a spec names; specs themselves are checked where they are expanded."""
+    return spec.partition(":")[0].partition("[")[0].strip()
+
+
+def _refers(study: Study, label: str, dataset: str, where: str) -> None:
+    _known(label, [s.label for s in study.scenarios], f"{where}.scenario", "scenario")
+    (scenario,) = (s for s in study.scenarios if s.label == label)
+    runs = {
+        _name(d) for p in study.protocols for d in p.datasets if belongs(scenario, p, d)
+    }
+    _known(dataset, sorted(runs), f"{where}.dataset", "data set of that scenario")
+
+
+def _known(name: str, known: list[str], where: str, what: str) -> None:
+    if name not in known:
+        raise UsageError(
+            f"{where}: unknown {what} {name!r}{did_you_mean(name, known)}; expected one"
+            f" of {', '.join(known)}"
+        )
+
+
+def _once(name: str, earlier: list[str], where: str) -> None:
+    if name in earlier:
+        raise UsageError(f"{where}: expected {name!r} once, got it twice")
 
 
 class StudyPart(_Base, frozen=True, kw_only=True):

@@ -732,7 +732,7 @@ def record_of(
         "universal_set": [], "balanced_clean": 0.9, "balanced_attacked": 0.5,
         "success_rate": percent(1), "majority_share": 0.5, "recovery_error": None,
         "recovery_error_clean": None, "solver_not_converged": None,
-        "rejected_blocks": 0, "queries": 0, "gradients": 0,
+        "rejected_blocks": 0, "queries": 0, "gradients": 10,
         "milliseconds_per_sample": 1.0,
     } | {k: v for k, v in m.items() if k not in metrics}  # fmt: skip
     return CellRecord(
@@ -757,7 +757,7 @@ def record_of(
 def flags_of(given):
     options = {
         "partial": False, "test_statistics": False, "transfer_breaks": None,
-        "unusable_gradients": None,
+        "unusable_gradients": None, "oracle": False,
     }  # fmt: skip
     measured = {k: given.pop(k) for k in list(given) if k in options}
     return set(raise_flags(record_of(**given), **{**options, **measured}))
@@ -768,7 +768,8 @@ CASES = {
         [{"attacked_undefended": 51}, {"attacks": ("missing", "pgd"),
          "attacked_undefended": 999}],
         [{"attacked_undefended": 50}, {"attacked_undefended": 900, "budget": 1.0},
-         {"attacked_undefended": 900, "knowledge": "oblivious"}],
+         {"attacked_undefended": 900, "knowledge": "oblivious"},
+         {"attacked_undefended": 900, "gradients": 0}],
     ),
     "not-adaptive": (
         [{"knowledge": "fusion"}, {"knowledge": "oblivious", "attacks": ("flip",)}],
@@ -793,6 +794,7 @@ CASES = {
         [{"clean": 501}],
     ),
     "blocks-rejected": ([{"rejected_blocks": 1}], [{"rejected_blocks": 0}]),
+    "oracle-information": ([{"oracle": True}], [{}]),
     "test-statistics": ([{"test_statistics": True}], [{}]),
     "partial": ([{"partial": True}], [{}]),
 }  # fmt: skip

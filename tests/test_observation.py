@@ -105,10 +105,12 @@ def test_unusable_blocks_count_as_missing(value, dtype):
     assert not silent.rejected.any()
 
 
-def test_denormals_and_the_bound_itself_are_usable():
-    features = torch.full((1, 6), 1e-310, dtype=torch.float64)
-    features[0, 0] = ABSURD_MAGNITUDE
-    features[0, 5] = -ABSURD_MAGNITUDE
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zeros_the_smallest_normal_numbers_and_the_bound_are_usable(dtype):
+    tiny = torch.finfo(dtype).tiny
+    features = torch.tensor(
+        [[ABSURD_MAGNITUDE, tiny, -tiny, 0.0, -0.0, -ABSURD_MAGNITUDE]], dtype=dtype
+    )
     clean, rejected = sanitize(everyone(features, LAYOUT))
     assert not rejected.any()
     assert torch.equal(clean.features, features)

@@ -4,11 +4,20 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
+from statsmodels.stats.multitest import multipletests
 
-from cibench.statistics import deviation, mean, wilson_interval
+from cibench.statistics import (
+    deviation,
+    holm,
+    mcnemar,
+    mcnemar_over_seeds,
+    mean,
+    wilson_interval,
+)
 
 NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -72,3 +81,66 @@ def test_too_few_numbers():
     assert deviation([0.5, 0.5]) == 0
     with pytest.raises(ZeroDivisionError):
         mean([])
+
+
+# Paired tests.
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_mcnemar_agrees_with_statsmodels_and_scipy(first_only, second_only):
+    found = mcnemar(first_only, second_only)
+    table = [[7, first_only], [second_only, 11]]
+    assert found == pytest.approx(exact_mcnemar(table, exact=True).pvalue, abs=1e-12)
+    if first_only + second_only:
+        expected = binomtest(first_only, first_only + second_only).pvalue
+        assert found == pytest.approx(expected, abs=1e-12)
+    else:
+        assert found == 1
+
+
+def test_mcnemar_of_large_counts_stays_exact():
+    assert 0 < mcnemar(600, 0) == pytest.approx(2 * 0.5**600)
+    assert mcnemar(5000, 5000) == 1
+
+
+COUNTS = st.tuples(st.integers(0, 60), st.integers(0, 60))
+
+
+@given(st.lists(COUNTS, min_size=1, max_size=5))
+def test_over_seeds_every_seed_must_show_it_in_one_direction(tables):
+    def one_sided(alternative):
+        return max(
+            binomtest(a, a + b, alternative=alternative).pvalue if a + b else 1.0
+            for a, b in tables
+        )
+
+    expected = min(1.0, 2 * min(one_sided("greater"), one_sided("less")))
+    found = mcnemar_over_seeds(tables)
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found >= max(mcnemar(a, b) for a, b in tables) - 1e-12
+    assert found == mcnemar_over_seeds(tables[::-1])
+    assert found == mcnemar_over_seeds([(b, a) for a, b in tables])
+
+
+def test_seeds_that_contradict_one_another_show_nothing():
+    assert mcnemar(30, 2) < 1e-6
+    assert mcnemar_over_seeds([(30, 2), (2, 30)]) == 1
+    # Adding the tables up would call ten seeds of one and the same split ten times surer.
+    assert mcnemar_over_seeds([(9, 2)] * 10) == mcnemar(9, 2)
+
+
+@pytest.mark.parametrize("tables", [[], [(-1, 3)], [(3, 1), (0, -2)]])
+def test_over_seeds_refuses_what_is_no_count(tables):
+    with pytest.raises(ValueError, match="expected counts >= 0 for a seed or more"):
+        mcnemar_over_seeds(tables)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+@settings(max_examples=25, deadline=None)
+def test_holm_agrees_with_statsmodels(p_values):
+    expected = multipletests(p_values, method="holm")[1]
+    assert holm(p_values) == pytest.approx(expected.tolist(), abs=1e-12)
+
+
+def test_holm_of_nothing():
+    assert holm([]) == []

@@ -16,7 +16,9 @@ VERBS = {
     "run": "Run defenses against attacks and print a table.",
     "ls": "List defenses, attacks, data sets and more.",
     "info": "Describe one plugin: options, capabilities, citation.",
+    "data": "List, fetch and verify the files of data sets.",
     "show": "Show the table of a finished run, or one cell's record.",
+    "report": "Report a finished run: tables, intervals, claims, figures.",
     "schema": "Print the JSON Schema of a cell's record.",
 }
 

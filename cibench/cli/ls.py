@@ -7,18 +7,26 @@ import click
 from ..registry import KINDS, default_registry
 from ._show import plain
 
-CHOICES = [*KINDS.values(), "plugins", "flags"]
+CHOICES = [*KINDS.values(), "plugins", "flags", "suites"]
 
 
 @click.command("ls", short_help="List defenses, attacks, data sets and more.")
-@click.argument("what", required=False, type=click.Choice([*CHOICES, "recipes"]))
+@click.argument(
+    "what",
+    required=False,
+    metavar="[WHAT]",
+    type=click.Choice([*CHOICES, "recipes"]),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(what: str | None, as_json: bool) -> None:
     """List what is installed, with the distribution each plugin comes from.
 
     WHAT is defenses, attacks, datasets, plugins (the default: all three), recipes of the
-    embedding, or flags with their meaning.
+    embedding, suites (studies to run with `run --suite`), or flags with their meaning.
     """
+    if what == "suites":
+        _print(_suites(), as_json)
+        return
     if what == "flags":
         from ..flags import FLAGS
 
@@ -59,6 +67,26 @@ def command(what: str | None, as_json: bool) -> None:
             }
         )
     _print(rows, as_json)
+
+
+def _suites() -> list[dict[str, object]]:
+    from ..suites import load_suite, suite_names
+
+    return [
+        {
+            "suite": name,
+            "scenarios": len(study.scenarios),
+            "protocols": ", ".join(protocol.name for protocol in study.protocols),
+            "data sets": ", ".join(
+                dict.fromkeys(
+                    d.partition(":")[0] for p in study.protocols for d in p.datasets
+                )
+            ),
+            "title": study.title,
+        }
+        for name in suite_names()
+        for study in [load_suite(name)]
+    ]
 
 
 def _print(rows: list[dict[str, object]] | list[dict[str, str]], as_json: bool) -> None:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import datetime
 import os
 import secrets
-import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .._errors import ContractError
-
 if TYPE_CHECKING:
     import torch
-
-    from ..results import CellRecord
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -76,7 +72,56 @@ def new_run() -> Path:
     return Path("runs") / f"{now}-{secrets.token_hex(3)}"
 
 
+def check_selection(typed: Collection[str]) -> None:
+    """Refuse options that contradict each other; a study selects by itself.
+
+    Args:
+        typed: names of the parameters that were given.
+
+    Raises:
+        click.UsageError: they do.
+    """
+    study = {"suite": "--suite", "config": "-c/--config"}
+    given = [flag for name, flag in study.items() if name in typed]
+    if len(given) > 1:
+        raise click.UsageError("expected one of --suite and -c/--config, got both")
+    if not given and "protocols" in typed:
+        raise click.UsageError(
+            "--protocol: expected --suite or -c with it, got neither"
+        )
+    own = {
+        "defenses": "-d/--defense",
+        "attacks": "-a/--attack",
+        "datasets": "--dataset",
+        "embedding": "--embedding",
+    }
+    surplus = [flag for name, flag in own.items() if name in typed]
+    if given and surplus:
+        raise click.UsageError(
+            f"expected {given[0]} alone to say what is run, got {', '.join(surplus)} too;"
+            " write it into a study file and run that with -c (docs/suites.md)"
+        )
+
+
 @click.command("run", short_help="Run defenses against attacks and print a table.")
+@click.option(
+    "--suite",
+    metavar="NAME",
+    help="Run a shipped study instead of -d, -a, --dataset (see ls suites).",
+)
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Run a study from a TOML file.",
+)
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    metavar="NAME",
+    help="Only this protocol of the study; repeatable.  [default: all]",
+)
 @click.option(
     "-d",
     "--defense",
@@ -111,7 +156,8 @@ def new_run() -> Path:
     default="3",
     show_default=True,
     metavar="N|LIST",
-    help="Repetitions with their own training: a count, or seeds such as 0,4,7.",
+    help="Repetitions with their own training: a count, or seeds such as 0,4,7; a study"
+    " has its own default.",
 )
 @click.option("--device", default="cpu", show_default=True, help="A torch device.")
 @click.option(
@@ -147,7 +193,12 @@ def new_run() -> Path:
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep artifacts.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Report phases, plainly.")
+@click.pass_context
 def command(
+    ctx: click.Context,
+    suite: str | None,
+    config: Path | None,
+    protocols: tuple[str, ...],
     defenses: tuple[str, ...],
     attacks: tuple[str, ...],
     datasets: tuple[str, ...],
@@ -172,24 +223,35 @@ def command(
     cibench run --defense copur --attack pgd
     cibench run -d none -d copur -a flip:agents=8-10,amplification=10 \\
         --dataset extrasensory --data-dir DIR --seeds 5
+    cibench run --suite copur-table1 --data-dir DIR
     """  # noqa: D301
+    typed = {
+        name
+        for name in ctx.params
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    check_selection(typed)
     chosen = parse_seeds(seeds)
     if quick:
         chosen = chosen[:1]
+    study = suite is not None or config is not None
+    cells = []
+    if not study:
+        from ..grid import expand
+        from ..registry import default_registry
 
-    from ..grid import expand
-    from ..registry import default_registry
-
-    registry = default_registry()
-    cells = expand(
-        registry, datasets=datasets, attacks=attacks, defenses=defenses, seeds=chosen
-    )
+        cells = expand(
+            default_registry(),
+            datasets=datasets,
+            attacks=attacks,
+            defenses=defenses,
+            seeds=chosen,
+        )
 
     from ..execute.runner import Runner, Settings
     from ..results import RunFolder
     from ..results.table import tables
-    from ._progress import progress
-    from ._show import print_table
+    from ._run_cells import finish, run_cells
 
     settings = Settings(
         device=parse_device(device),
@@ -199,43 +261,23 @@ def command(
         threads=threads,
         quick=quick,
     )
+    if study:
+        from ._run_study import run_study
+
+        return run_study(
+            config=config,
+            suite=suite,
+            protocols=protocols,
+            seeds=chosen if "seeds" in typed else None,
+            settings=settings,
+            out=out or new_run(),
+            as_json=as_json,
+            quiet=quiet,
+            verbose=verbose,
+        )
     folder = RunFolder(out or new_run())
     runner = Runner(settings)
     runner.check(cells)
     folder.create()
-
-    records: list[CellRecord] = []
-    stored = 0
-    trouble: list[ContractError] = []
-    with progress(len(cells), quiet=quiet, verbose=verbose) as shown:
-        runner.report = shown.phase
-        for cell, record, cached in runner.run(cells):
-            folder.write(record)
-            records.append(record)
-            stored += cached
-            shown.finished(cell, record, cached)
-            try:
-                registry.notify_finished(record)
-            except ContractError as error:
-                trouble.append(error)  # an observer must not cost the run
-    if as_json:
-        import msgspec
-
-        sys.stdout.buffer.write(msgspec.json.encode(records) + b"\n")
-    else:
-        for table in tables(records):
-            print_table(table)
-    if not quiet:
-        again = f", {stored} of them already known" if stored else ""
-        click.echo(f"{len(records)} cells{again}; records in {folder.path}", err=True)
-    failed = [r for r in records if r.status not in ("ok", "skipped")]
-    if failed:
-        click.echo(
-            f"error: {len(failed)} of {len(records)} cells failed; first:"
-            f" {failed[0].cell}: {failed[0].reason}",
-            err=True,
-        )
-        return 1
-    if trouble:
-        raise trouble[0]
-    return 0
+    outcome = run_cells([(runner, cells)], folder, quiet=quiet, verbose=verbose)
+    return finish(outcome, tables(outcome.all), folder, as_json=as_json, quiet=quiet)

@@ -14,10 +14,17 @@ from ..observation import Observation
 from .recipe import EmbeddingRecipe
 
 
-def mlp(widths: tuple[int, ...], slope: float, generator: torch.Generator) -> nn.Module:
+def mlp(
+    widths: tuple[int, ...],
+    slope: float,
+    generator: torch.Generator,
+    *,
+    glorot: bool = False,
+) -> nn.Module:
     """A multilayer perceptron with leaky ReLU between its linear layers.
 
-    Weights are drawn from `generator` by He's uniform rule; biases start at 0.
+    Weights are drawn from `generator`, uniform with variance 1 / fan-in, or 2 / (fan-in +
+    fan-out) by the rule of Glorot and Bengio 2010; biases start at 0.
     """
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
@@ -25,7 +32,7 @@ def mlp(widths: tuple[int, ...], slope: float, generator: torch.Generator) -> nn
         skip_init: Any = nn.utils.skip_init
         linear: nn.Linear = skip_init(nn.Linear, fan_in, fan_out)
         with torch.no_grad():
-            bound = (3.0 / fan_in) ** 0.5
+            bound = (3.0 / ((fan_in + fan_out) / 2 if glorot else fan_in)) ** 0.5
             linear.weight.uniform_(-bound, bound, generator=generator)
             linear.bias.zero_()
         layers += [linear, nn.LeakyReLU(slope)]
@@ -46,10 +53,12 @@ class Encoders(nn.Module):
         if recipe.block is not None:
             self.layout = AgentLayout(raw.names, (recipe.block,) * raw.agents)
             middle = () if recipe.hidden is None else (recipe.hidden,)
+            glorot = recipe.schedule == "released"
             self.encoders = nn.ModuleList(
-                mlp((width, *middle, recipe.block), 0.0, generator)
+                mlp((width, *middle, recipe.block), 0.0, generator, glorot=glorot)
                 for width in raw.widths
             )
+        self.non_negative = recipe.output == "relu"
 
     def forward(self, observation: Observation) -> Observation:
         """Embed; a value an agent did not record counts as its training mean (0)."""
@@ -64,6 +73,8 @@ class Encoders(nn.Module):
                 ],
                 dim=1,
             )
+        if self.non_negative:
+            values = values.relu()
         return Observation(values, observation.observed, self.layout)
 
 
@@ -71,7 +82,12 @@ def fusion_head(
     width: int, classes: int, recipe: EmbeddingRecipe, generator: torch.Generator
 ) -> nn.Module:
     """The model on top of the joint embedding: one hidden layer, logits out."""
-    return mlp((width, recipe.head, classes), recipe.slope, generator)
+    return mlp(
+        (width, recipe.head, classes),
+        recipe.slope,
+        generator,
+        glorot=recipe.schedule == "released",
+    )
 
 
 @final

@@ -13,6 +13,13 @@ from ..dataset import AgentDataset
 from ..observation import Observation
 from .modules import Encoders, UndefendedFusionCenter, fusion_head
 from .recipe import EmbeddingRecipe
+from .released import (
+    ENCODER_BATCH,
+    ENCODER_EPOCHS,
+    HEAD_BATCH,
+    HEAD_EPOCHS,
+    released_descent,
+)
 
 #: Called with (phase, done, total) as training goes on.
 Progress = Callable[[str, int, int], None]
@@ -135,20 +142,34 @@ def fit_embedding(
         logits = head(encoders(validation).filled(fill))
         return nn.functional.cross_entropy(logits, validation_labels)
 
-    minimize(
-        both,
-        loss,
-        validation_loss,
-        n=len(labels),
-        epochs=recipe.epochs,
-        patience=recipe.patience,
-        batch=recipe.batch,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        generator=generator,
-        progress=progress,
-        phase="embedding",
-    )
+    if recipe.schedule == "released":
+        released_descent(
+            both,
+            loss,
+            n=len(labels),
+            epochs=ENCODER_EPOCHS,
+            batch=ENCODER_BATCH,
+            generator=generator,
+            decayed=True,
+            validation_loss=validation_loss,
+            progress=progress,
+            phase="embedding",
+        )
+    else:
+        minimize(
+            both,
+            loss,
+            validation_loss,
+            n=len(labels),
+            epochs=recipe.epochs,
+            patience=recipe.patience,
+            batch=recipe.batch,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            generator=generator,
+            progress=progress,
+            phase="embedding",
+        )
     with torch.no_grad():
         fill = fill_of(encoders(train))
     return encoders, UndefendedFusionCenter(head, fill)
@@ -164,7 +185,7 @@ def fit_head(
     generator: torch.Generator,
     progress: Progress = silent,
 ) -> nn.Module:
-    """Train a fusion head on given `(n, width)` features; select on validation loss."""
+    """Train a fusion head on given `(n, width)` features, by the recipe's schedule."""
     head = fusion_head(features.shape[1], classes, recipe, generator)
     head.to(features.device, features.dtype)
 
@@ -175,6 +196,18 @@ def fit_head(
     def validation_loss() -> Tensor:
         return nn.functional.cross_entropy(head(validation_features), validation_labels)
 
+    if recipe.schedule == "released":
+        released_descent(
+            head,
+            loss,
+            n=len(labels),
+            epochs=HEAD_EPOCHS,
+            batch=HEAD_BATCH,
+            generator=generator,
+            progress=progress,
+            phase="fusion head",
+        )
+        return head
     minimize(
         head,
         loss,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +18,7 @@ from ..seeds import scoped_generator
 from ..spec import resolved
 from .modules import Encoders, UndefendedFusionCenter, fusion_head
 from .recipe import EmbeddingRecipe
+from .released import CODE_WIDTH
 from .train import Progress, fit_embedding, fit_head, silent
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Training:
                         self.train,
                         self.validation,
                         generator=scoped_generator(self.seed, part=label),
+                        released=self.recipe.schedule == "released",
                         progress=self.progress,
                     )
                 )
@@ -153,6 +155,8 @@ def prepare(
     Returns:
         What defenses learn from, the clean test embeddings and their labels.
     """
+    from ..manifold import ManifoldRecipe
+
     key = content_key(
         *(source, str(torch.__version__), dataset.name, dataset.fingerprint),
         *(repr(resolved(recipe)), str(seed), device.type),
@@ -196,6 +200,10 @@ def prepare(
         store=store,
         progress=progress,
     )
+    if recipe.schedule == "released":
+        # There the fusion model is trained on the autoencoder's output and fed raw blocks.
+        head = training.manifold_head(ManifoldRecipe(family="mlp", width=CODE_WIDTH))
+        training = replace(training, undefended=UndefendedFusionCenter(head, fill))
     return training, *embed("test")
 
 
@@ -209,7 +217,9 @@ def _stored(
     found = store.get(key)
     if found is None:
         if store.folder is None:
-            return fit()
+            found = fit()
+            store.put(key, found)
+            return found
         with store.lock(key):
             found = store.get(key)
             if found is None:

@@ -31,7 +31,7 @@ from ..results.record import Status, decode, encode
 from ..scenario import Scenario
 from ..spec import resolved
 from .describe import attack_parts, blank_record, median_norms, scrub, thinned
-from .store import ArtifactStore
+from .store import ArtifactStore, MemoryStore
 
 #: Test samples that `--quick` keeps.
 QUICK_SAMPLES = 100
@@ -70,14 +70,14 @@ class Runner:
 
     settings: Settings
     report: Callable[[Cell, str, int, int], None] = no_report
-    _datasets: dict[str, AgentDataset] = field(default_factory=dict)
+    datasets: dict[str, AgentDataset] = field(default_factory=dict)
     _embedded: dict[str, tuple[Training, Observation]] = field(default_factory=dict)
     _references: dict[str, References] = field(default_factory=dict)
     _skipped: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cache = self.settings.cache
-        self.artifacts = ArtifactStore(cache / "artifacts" if cache else None)
+        self.artifacts = ArtifactStore(cache / "artifacts") if cache else MemoryStore()
         self.records = cache / "records" if cache else None
         if self.records is not None:
             ArtifactStore(self.records)  # makes the folder, or says why it cannot
@@ -108,7 +108,7 @@ class Runner:
     def dataset(self, cell: Cell) -> AgentDataset:
         """The cell's data set, loaded once."""
         spec = cell.dataset.spec
-        if spec not in self._datasets:
+        if spec not in self.datasets:
             try:
                 loaded = cell.dataset.configured.load(data_dir=self.settings.data_dir)
             except (CibenchError, KeyboardInterrupt):
@@ -120,8 +120,8 @@ class Runner:
                 ) from error
             if self.settings.quick:
                 loaded = replace(loaded, test=thinned(loaded.test, QUICK_SAMPLES))
-            self._datasets[spec] = loaded
-        return self._datasets[spec]
+            self.datasets[spec] = loaded
+        return self.datasets[spec]
 
     def recipe(self, dataset: AgentDataset) -> EmbeddingRecipe:
         """The embedding recipe to use: the one asked for, or the data set's own."""
@@ -271,6 +271,7 @@ class Runner:
     ) -> tuple[Training, Observation]:
         memo = f"{cell.dataset.spec} {cell.seed}"
         if memo not in self._embedded:
+            self.artifacts.forget()
             training, clean, _ = prepare(
                 dataset,
                 self.recipe(dataset),

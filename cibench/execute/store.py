@@ -6,12 +6,13 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from .._errors import OutputError
@@ -46,17 +47,21 @@ class ArtifactStore:
         if self.folder is None:
             return None
         path = self.folder / f"{key}.safetensors"
-        if not path.exists():
+        try:
+            # Read at once: another process may replace the file between two openings.
+            content = path.read_bytes()
+        except FileNotFoundError:
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                expected = (file.metadata() or {}).get("sha256")
-            if expected == checksum(tensors):
+            tensors = load(content)
+            size = int.from_bytes(content[:8], "little")
+            header = json.loads(content[8 : 8 + size])
+            if header.get("__metadata__", {}).get("sha256") == checksum(tensors):
                 return tensors
-        except (SafetensorError, OSError, ValueError):
+        except (SafetensorError, ValueError):
             pass
-        path.rename(path.with_suffix(".damaged"))
+        with suppress(FileNotFoundError):  # another process was faster
+            path.rename(path.with_suffix(".damaged"))
         warnings.warn(
             f"artifact {path.name} is damaged; it was set aside and is computed again",
             stacklevel=2,
@@ -76,6 +81,30 @@ class ArtifactStore:
             self.folder / f"{key}.safetensors",
             save(plain, metadata={"sha256": checksum(plain)}),
         )
+
+    def forget(self) -> None:
+        """Drop what is kept in memory only, for it belongs to an embedding that is left."""
+
+
+class MemoryStore(ArtifactStore):
+    """Artifacts in memory, so that the cells of an embedding share fits without a cache."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._kept: dict[str, dict[str, Tensor]] = {}
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """A copy of the artifact under a key, or None."""
+        kept = self._kept.get(key)
+        return None if kept is None else {k: v.clone() for k, v in kept.items()}
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a copy."""
+        self._kept[key] = {k: v.detach().clone() for k, v in tensors.items()}
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self._kept.clear()
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..embedding.modules import mlp
+from ..embedding.released import (
+    AUTOENCODER_BATCH,
+    AUTOENCODER_EPOCHS,
+    released_descent,
+)
 from ..embedding.train import Progress, minimize, silent
 from ..layout import AgentLayout
 from ..observation import Observation
@@ -37,14 +42,15 @@ class AutoEncoder(Manifold):
         *,
         hidden: int = HIDDEN,
         slope: float = SLOPE,
+        glorot: bool = False,
         generator: torch.Generator,
     ) -> None:
         super().__init__(layout, mean)
         self.register_buffer("scale", scale)
         self.slope = slope
         width = layout.width
-        self.encoder = mlp((width, hidden, rank), slope, generator)
-        self.decoder = mlp((rank, hidden, width), slope, generator)
+        self.encoder = mlp((width, hidden, rank), slope, generator, glorot=glorot)
+        self.decoder = mlp((rank, hidden, width), slope, generator, glorot=glorot)
 
     @property
     def rank(self) -> int:
@@ -174,5 +180,39 @@ def fit_autoencoder(
         progress=progress,
         phase=f"autoencoder {rank}",
         good_enough=residual,
+    )
+    return model
+
+
+def fit_released_autoencoder(
+    train: Observation,
+    rank: int,
+    *,
+    generator: torch.Generator,
+    progress: Progress = silent,
+) -> AutoEncoder:
+    """Train an autoencoder as the released code does: no scaling, fixed epochs of SGD.
+
+    Missing blocks count as zeros, and the loss is the plain mean squared error.
+    """
+    values = train.filled(0.0)
+    zero = torch.zeros_like(values[0])
+    one = torch.ones((), dtype=values.dtype, device=values.device)
+    model = AutoEncoder(train.layout, zero, one, rank, glorot=True, generator=generator)
+    model.to(values.device, values.dtype)
+
+    def loss(indices: Tensor) -> Tensor:
+        batch = values[indices.to(values.device)]
+        return (model.reconstruct(batch) - batch).square().mean()
+
+    released_descent(
+        model,
+        loss,
+        n=len(values),
+        epochs=AUTOENCODER_EPOCHS,
+        batch=AUTOENCODER_BATCH,
+        generator=generator,
+        progress=progress,
+        phase=f"autoencoder {rank}",
     )
     return model

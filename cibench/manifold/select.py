@@ -19,7 +19,7 @@ from .._errors import OptionError
 from ..embedding.train import Progress, mean_features, silent
 from ..observation import Observation
 from .affine import fit_affine
-from .autoencoder import fit_autoencoder
+from .autoencoder import fit_autoencoder, fit_released_autoencoder
 from .base import Manifold
 from .robust import robust_fit
 
@@ -111,12 +111,17 @@ def fit_manifold(
     validation: Observation,
     *,
     generator: torch.Generator,
+    released: bool = False,
     progress: Progress = silent,
 ) -> FittedManifold:
     """Fit the candidates a recipe allows and keep the one that recovers best.
 
     An open width is settled by affine manifolds, which are cheap to fit; an autoencoder is
     then trained at that width and, for `auto`, judged against the best affine manifold.
+
+    Args:
+        released: train an autoencoder of a given width as the released code does. Nothing
+            is to be chosen then, so nothing is judged.
 
     Raises:
         OptionError: the width is beyond what the data can determine.
@@ -134,7 +139,7 @@ def fit_manifold(
         return error, manifold
 
     limit = min(train.layout.width, len(train) - 1)
-    if recipe.width is not None and recipe.width > limit:
+    if recipe.width is not None and recipe.width > limit and not released:
         raise OptionError(
             f"manifold width: expected at most {limit}, the width of the joint embedding"
             f" or the number of training samples less one, got {recipe.width}"
@@ -146,7 +151,14 @@ def fit_manifold(
         for done, width in enumerate(widths, start=1):
             found.append(judged(fit_affine(train, width)))
             progress("affine manifolds", done, len(widths))
-    if recipe.family != "affine":
+    if released and recipe.family == "mlp" and recipe.width is not None:
+        trained = fit_released_autoencoder(
+            train, recipe.width, generator=generator, progress=progress
+        ).double()
+        trained.eval().requires_grad_(False)
+        mean = trained.mean
+        found = [(0.0, trained)]
+    elif recipe.family != "affine":
         width = min(found, key=_first)[1].rank if found else widths[0]
         autoencoder = fit_autoencoder(
             train,

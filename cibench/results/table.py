@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..flags import FLAGS
 from ..statistics import deviation, mean, wilson_interval
 from .record import CellRecord, Metrics
+
+if TYPE_CHECKING:
+    from ..bootstrap import Booleans
 
 COLUMNS = (
     "defense",
@@ -35,33 +39,95 @@ class Table:
 
 def tables(records: Iterable[CellRecord]) -> list[Table]:
     """Group records by data set, attack and embedding; sorted, whatever their order."""
-    groups: dict[tuple[str, ...], list[CellRecord]] = {}
+    return [_table(group) for group in groups(records)]
+
+
+def groups(records: Iterable[CellRecord]) -> list[list[CellRecord]]:
+    """Records that may share a table: one data set, attack, embedding and protocol."""
+    found: dict[tuple[str, ...], list[CellRecord]] = {}
     for record in sorted(records, key=_order):
-        parts = "+".join(part.component.spec for part in record.attack)
         embedding = repr(sorted(record.embedding.items()))
         group = (
-            *(record.dataset.spec, parts, record.fingerprint, str(record.protocol)),
-            *(embedding, record.device),
+            *(record.dataset.spec, attack_spec(record), record.fingerprint),
+            *(str(record.protocol), embedding, record.device),
         )
-        groups.setdefault(group, []).append(record)
-    return [_table(group) for group in groups.values()]
+        found.setdefault(group, []).append(record)
+    return list(found.values())
+
+
+def attack_spec(record: CellRecord) -> str:
+    """Specs of the attack's parts joined by `+`."""
+    return "+".join(part.component.spec for part in record.attack)
+
+
+def newest(records: Iterable[CellRecord]) -> list[CellRecord]:
+    """The newest record of each defense and seed, sorted by both."""
+    found: dict[tuple[str, int], CellRecord] = {}
+    for record in sorted(records, key=lambda record: record.created):
+        found[record.defense.spec, record.seed] = record
+    return [found[key] for key in sorted(found)]
+
+
+def outcomes(records: Sequence[CellRecord]) -> tuple[Booleans, Booleans] | None:
+    """`(seeds, n)` correct under attack and `(n,)` counted; None where samples differ.
+
+    Only seeds that decided the same samples can be crossed with them; a quick run beside a
+    full one did not.
+    """
+    import numpy as np
+
+    found = [record.outcomes for record in records if record.outcomes is not None]
+    same = {(tuple(o.labels), tuple(o.counted)) for o in found}
+    if len(same) != 1 or len(found) != len(records) or not any(found[0].counted):
+        return None
+    correct = np.array([o.attacked for o in found]) == np.array(found[0].labels)
+    return correct, np.array(found[0].counted, dtype=bool)
+
+
+def interval(records: Sequence[CellRecord]) -> tuple[float, float]:
+    """95 % interval of the accuracy under attack of one defense, records one per seed."""
+    from ..bootstrap import block_length, mean_interval
+
+    found = outcomes(records)
+    if found is None:
+        shares = [r.metrics.attacked for r in records if r.metrics is not None]
+        return wilson_interval(
+            mean([share.value for share in shares]),
+            max(1, min(share.n for share in shares)),
+        )
+    correct, counted = found
+    block = block_length(len(counted), time_series=records[0].time_series)
+    return mean_interval(correct, counted, block)
+
+
+def interval_note(records: Sequence[CellRecord]) -> str:
+    """How the intervals of a table were found, in a few words."""
+    from ..bootstrap import block_length
+
+    seeds = len({record.seed for record in records})
+    text = "bootstrap over seeds and samples" if seeds > 1 else "bootstrap over samples"
+    done = [record for record in records if record.outcomes is not None]
+    if done and done[0].time_series and done[0].outcomes is not None:
+        block = block_length(len(done[0].outcomes.labels), time_series=True)
+        text += f", in blocks of {block} neighbouring samples"
+    return f"{text}; Wilson where all outcomes are equal"
 
 
 def _order(record: CellRecord) -> tuple[str, str, str, int, str]:
-    parts = "+".join(part.component.spec for part in record.attack)
-    return record.dataset.spec, parts, record.defense.spec, record.seed, record.key
+    return (
+        *(record.dataset.spec, attack_spec(record), record.defense.spec),
+        *(record.seed, record.key),
+    )
 
 
 def _table(records: Sequence[CellRecord]) -> Table:
     first = records[0]
-    newest: dict[tuple[str, int], CellRecord] = {}
-    for record in sorted(records, key=lambda record: record.created):
-        newest[record.defense.spec, record.seed] = record
+    shown = newest(records)
     by_defense: dict[str, list[CellRecord]] = {}
-    for (spec, _), record in sorted(newest.items(), key=lambda item: item[0]):
-        by_defense.setdefault(spec, []).append(record)
-    outdated = len(records) - len(newest)
-    records = list(newest.values())
+    for record in shown:
+        by_defense.setdefault(record.defense.spec, []).append(record)
+    outdated = len(records) - len(shown)
+    records = shown
     rows: list[tuple[str, ...]] = []
     flags: set[str] = set()
     failures: list[str] = []
@@ -90,9 +156,8 @@ def _table(records: Sequence[CellRecord]) -> Table:
 
 def _row(spec: str, group: Sequence[CellRecord]) -> tuple[str, ...]:
     found = [r.metrics for r in group if r.metrics is not None]
-    n = min(m.attacked.n for m in found)
     attacked = [m.attacked.value for m in found]
-    low, high = wilson_interval(mean(attacked), n)
+    low, high = interval(group)
     recovery = [m.recovery_error for m in found if m.recovery_error is not None]
     return (
         spec,
@@ -121,8 +186,22 @@ def _scope(records: Sequence[CellRecord]) -> list[str]:
         return []
     seeds = sorted({r.seed for r in records})
     first = records[0]
+    lines = threat_notes(first)
+    spread = " (± deviation over seeds)" if len(seeds) > 1 else ""
+    by_seed = {r.seed: r.metrics for r in records if r.metrics is not None}
+    clean = percent([m.clean_undefended.value for m in by_seed.values()])
+    lines.append(
+        f"accuracy in %, n = {found[0].attacked.n} test samples under attack, seeds"
+        f" {', '.join(map(str, seeds))}{spread}; undefended without attack {clean};"
+        f" interval: {interval_note(records)}"
+    )
+    return lines
+
+
+def threat_notes(record: CellRecord) -> list[str]:
+    """The threat model of each part of the attack, in a line."""
     lines = []
-    for part in first.attack:
+    for part in record.attack:
         if len(part.sets) == 1 and part.sets[0]:
             who = ", ".join(part.sets[0])
         elif part.sets and part.sets[0]:
@@ -136,15 +215,7 @@ def _scope(records: Sequence[CellRecord]) -> list[str]:
             goal += " (samples of that class counted)"
         lines.append(
             f"{part.component.name}: compromised {part.agents} ({who}) of"
-            f" {len(first.agents)} agents; knowledge {part.knowledge}; {goal}; budget"
+            f" {len(record.agents)} agents; knowledge {part.knowledge}; {goal}; budget"
             f" {'none' if part.budget is None else part.budget}"
         )
-    spread = " (± deviation over seeds)" if len(seeds) > 1 else ""
-    by_seed = {r.seed: r.metrics for r in records if r.metrics is not None}
-    clean = percent([m.clean_undefended.value for m in by_seed.values()])
-    lines.append(
-        f"accuracy in %, n = {found[0].attacked.n} test samples under attack, seeds"
-        f" {', '.join(map(str, seeds))}{spread}; undefended without attack {clean};"
-        " interval: Wilson, over samples"
-    )
     return lines

@@ -29,6 +29,8 @@ class PGD(AbstractAttack):
         knowledge: `adaptive` attacks the whole defended pipeline, `fusion` the undefended
             fusion center only (the attacker of the CoPur paper).
         target: `any`, `other` (of two classes), or a class by name or index.
+        count_target: count samples already labelled as the target, too, as the code
+            released with the CoPur paper does.
         budget: largest norm of a block's change as a multiple of the agent's median clean
             block norm; none for no bound, as in the paper.
         steps: gradient steps from each start.
@@ -49,6 +51,7 @@ class PGD(AbstractAttack):
 
     knowledge: Literal["adaptive", "fusion"] = "adaptive"
     target: str = "any"
+    count_target: bool = False
     budget: Annotated[float, Meta(gt=0)] | None = None
     steps: Annotated[int, Meta(ge=1)] = 50
     step: Annotated[float, Meta(gt=0)] = 0.5

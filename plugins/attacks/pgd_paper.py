@@ -28,6 +28,8 @@ class PaperPGD(AbstractAttack):
         agents: compromised agents.
         knowledge: `fusion` is the paper's attacker.
         target: `other` (of two classes), a class by name or index, or `any`.
+        count_target: count samples already labelled as the target, too, as the code
+            released with the CoPur paper does.
         steps: gradient steps from the clean embedding.
         step: factor of the gradient.
 
@@ -39,6 +41,7 @@ class PaperPGD(AbstractAttack):
 
     knowledge: Literal["fusion", "adaptive"] = "fusion"
     target: str = "other"
+    count_target: bool = False
     steps: Annotated[int, Meta(ge=1)] = 30
     step: Annotated[float, Meta(gt=0)] = 0.5
 

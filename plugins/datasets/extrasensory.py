@@ -23,6 +23,7 @@ from cibench import (
     Standardizer,
     hookimpl,
 )
+from cibench.download import Download
 from cibench.spec import canonical, did_you_mean
 
 from ._extrasensory_csv import AGENTS, NOT_IN_PAPER, UserTable, read_user_file
@@ -75,6 +76,18 @@ class ExtraSensory(AbstractDataset):
     files_needed: ClassVar[str] = (
         f"<user>{_SUFFIX}.gz in the data folder or in its subfolder extrasensory, from"
         f" {ARCHIVE} (unpack it there)"
+    )
+    downloads: ClassVar[tuple[Download, ...]] = (
+        Download(
+            url=ARCHIVE,
+            file=ARCHIVE.rpartition("/")[2],
+            size=215_000_000,
+            unpack="zip",
+            licence=(
+                "CC BY-NC-SA 4.0; data about persons: cite the paper, no commercial use"
+            ),
+            elsewhere="see http://extrasensory.ucsd.edu for where the data are now",
+        ),
     )
 
     user: str = PAPER_USER
@@ -145,6 +158,13 @@ class ExtraSensory(AbstractDataset):
             test_statistics=self.standardize == "paper",
             notes=self._notes(splits, layout),
         )
+
+    def present(self, *, data_dir: Path | None = None) -> bool:
+        """Whether the user's file is there."""
+        try:
+            return bool(self._find(data_dir))
+        except DataError:
+            return False
 
     def _find(self, data_dir: Path | None) -> Path:
         """The user's file, packed or unpacked."""

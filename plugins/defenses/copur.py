@@ -57,17 +57,20 @@ class _Converged(PurifyingFusionCenter):
         Where Eq. 6 moves the point, its logits are the true ones; only its derivative is
         left out.
         """
-        wide = observation.with_features(observation.features.double())
-        with torch.no_grad():
-            fit = robust_fit(self.manifold, wide, max_iterations=60, tolerance=1e-5)
-        code = differentiable_code(self.manifold, wide, fit.code)
-        purified = self.manifold.decode(code).to(observation.features.dtype)
-        logits: Tensor = self.head(purified)
+        logits: Tensor = self.head(self.differentiable_eq5(observation))
         if self.tau is None:
             return logits
         with torch.no_grad():
             true = self.decide(observation).logits
         return true + (logits - logits.detach())
+
+    def differentiable_eq5(self, observation: Observation) -> Tensor:
+        """`(n, width)` solution of Eq. 5 with its implicit derivative."""
+        wide = observation.with_features(observation.features.double())
+        with torch.no_grad():
+            fit = robust_fit(self.manifold, wide, max_iterations=60, tolerance=1e-5)
+        code = differentiable_code(self.manifold, wide, fit.code)
+        return self.manifold.decode(code).to(observation.features.dtype)
 
 
 @final

@@ -1,0 +1,150 @@
+"""CoPur with a smoothed head: purify, then vote under Gaussian noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from cibench import (
+    AbstractDefense,
+    Capabilities,
+    Decision,
+    FusionCenter,
+    Observation,
+    Training,
+    hookimpl,
+)
+
+from ._noise import CertifyingOptions, Clean
+from ._purified import Family, PurifyingFusionCenter, Width
+from ._smoothing import Smoother
+from .copur import CoPur, _Converged
+
+
+@final
+class _SmoothedCoPur(PurifyingFusionCenter):
+    """The vote of a head over noise on all purified features.
+
+    Args:
+        purifier: CoPur's converged solver.
+        smoother: the head with its bank of noise.
+    """
+
+    def __init__(self, purifier: _Converged, smoother: Smoother) -> None:
+        super().__init__(purifier.fitted, smoother.head)
+        self.purifier = purifier
+        self.smoother = smoother
+
+    @property
+    def facts(self) -> dict[str, float | int | str]:
+        """The manifold, the noise and the largest radius it can certify."""
+        return {**super().facts, **self.smoother.facts}
+
+    def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """CoPur's purified features and its solver's status."""
+        return self.purifier.purify(observation)
+
+    def decide(self, observation: Observation) -> Decision:
+        """Purify, then vote: missing blocks are purified too, so all take noise."""
+        purified, status = self.purify(observation)
+        purified = purified.to(observation.features.dtype)
+        voted = self.smoother.decide(purified, _all(observation))
+        return replace(voted, purified=purified, status=status)
+
+    def surrogate(self, observation: Observation) -> Tensor:
+        """The mean softmax over the bank behind Eq. 5 with its implicit derivative.
+
+        Where Eq. 6 moves the point, the mean is taken there; only its derivative is left
+        out.
+        """
+        purified = self.purifier.differentiable_eq5(observation)
+        if self.purifier.tau is not None:
+            with torch.no_grad():
+                true = self.purify(observation)[0].to(purified.dtype)
+            purified = true + (purified - purified.detach())
+        return self.smoother.surrogate(purified, _all(observation))
+
+    def radius(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """CERTIFY of Cohen et al.: how far the purified features may move, jointly.
+
+        Returns:
+            `(n,)` l2 radius around the purified features, 0 where it abstains; and the
+            `(n,)` class that holds within it. A bound on how far an adversary moves the
+            purified features, such as CoPur's theorem 4, turns it into robustness.
+        """
+        purified = self(observation).purified
+        assert purified is not None
+        return self.smoother.radius(purified, _all(observation))
+
+
+def _all(observation: Observation) -> Tensor:
+    return torch.ones_like(observation.observed)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CoPurSmoothed(CertifyingOptions):
+    """CoPur's purifier in front of a smoothed head.
+
+    CoPur bounds how far an adversary can move the purified features; smoothing tells how
+    far they may move without another decision. Purification is `copur` with its converged
+    solver. The noise is drawn once, when the defense is fitted, and is the same for all
+    samples; a certificate holds for each sample with probability 1 - alpha over that draw.
+
+    Args:
+        sigma: standard deviation of the noise.
+        units: of sigma: `relative` to the root mean square deviation of the clean
+            features on the manifold, so that one default serves data of any scale; or
+            `absolute` (the released code: 0.5 for ExtraSensory, 0.01 for NUS-WIDE).
+        draws: noise vectors in the bank; the paper takes 1000.
+        head: `clean`, the head trained without noise, as in the paper; or `noisy`, one
+            trained with noise of that sigma, as Cohen et al. do.
+        mode: `paper`, the class of most votes; or `cohen`, which abstains where a binomial
+            test does not tell the two first classes apart.
+        alpha: chance that such a test answers another class than infinitely many draws
+            would, and that a radius is too large; each for a single sample.
+        selection: draws beside the bank that choose the class a radius is for.
+        manifold: family of the manifold, as in `copur`.
+        width: width of the code, as in `copur`.
+
+    Source: Liu, Xie, Koyejo and Li 2022, section 4; Cohen, Rosenfeld and Kolter 2019.
+    """
+
+    name: ClassVar[str] = "copur-smoothed"
+    citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, section 4"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        optimizes_at_inference=True, abstains=True
+    )
+
+    manifold: Family = "affine"
+    width: Width = None
+
+    def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
+        """Fit CoPur, draw the noise; train a head with it if asked to."""
+        copur = CoPur(manifold=self.manifold, width=self.width)
+        purifier = copur.fit(training, generator=generator)
+        assert isinstance(purifier, _Converged)
+
+        def on_manifold(clean: Observation) -> Observation:
+            filled = clean.filled(purifier.manifold.mean).double()
+            points = purifier.manifold.reconstruct(filled).to(clean.features)
+            return Observation(points, torch.ones_like(clean.observed), clean.layout)
+
+        clean = Clean(
+            head=purifier.head,
+            train=on_manifold(training.train),
+            validation=on_manifold(training.validation),
+            fill=purifier.manifold.mean,
+            dropout=0.0,
+        )
+        smoother = self.certifying(training, clean, generator=generator)
+        return _SmoothedCoPur(purifier, smoother)
+
+
+@hookimpl
+def cibench_defenses() -> list[type[AbstractDefense]]:
+    """Provide `copur-smoothed`."""
+    return [CoPurSmoothed]
