@@ -17,6 +17,7 @@ _HOME = {
     "AbstractAttack": "attack",
     "AbstractDataset": "dataset",
     "AbstractDefense": "defense",
+    "AffineManifold": "manifold",
     "AgentDataset": "dataset",
     "AgentLayout": "layout",
     "AgentSelection": "threat",
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     from .embedding.train import minimize as minimize
     from .hookspecs import hookimpl as hookimpl
     from .layout import AgentLayout as AgentLayout
+    from .manifold import AffineManifold as AffineManifold
     from .manifold import FittedManifold as FittedManifold
     from .manifold import Manifold as Manifold
     from .manifold import ManifoldRecipe as ManifoldRecipe

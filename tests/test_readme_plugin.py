@@ -51,18 +51,18 @@ def cibench(site, cwd, *arguments):
 
 def test_it_is_listed_with_its_own_distribution(site, tmp_path):
     rows = json.loads(cibench(site, tmp_path, "ls", "defenses", "--json"))
-    (row,) = [row for row in rows if row["name"] == "norm-clip"]
+    (row,) = [row for row in rows if row["name"] == "block-clip"]
     assert row["distribution"] == "mydef 0.1.0"
     assert row["summary"].startswith("Norm clipping")
 
 
 def test_it_runs_and_blunts_an_amplified_block(site, tmp_path):
     printed = cibench(
-        *(site, tmp_path, "run", "--quick", "--json", "-d", "norm-clip"),
-        *("-d", "norm-clip:quantile=0.9", "-d", "none", "-a", "flip:amplification=20"),
+        *(site, tmp_path, "run", "--quick", "--json", "-d", "block-clip"),
+        *("-d", "block-clip:quantile=0.9", "-d", "none", "-a", "flip:amplification=20"),
     )
     records = {r["defense"]["spec"]: r for r in json.loads(printed)}
-    assert set(records) == {"none", "norm-clip", "norm-clip:quantile=0.9"}
+    assert set(records) == {"none", "block-clip", "block-clip:quantile=0.9"}
     correct = {k: r["metrics"]["attacked"]["successes"] for k, r in records.items()}
-    assert correct["norm-clip"] > correct["none"]
-    assert records["norm-clip"]["defense"]["distribution"] == "mydef"
+    assert correct["block-clip"] > correct["none"]
+    assert records["block-clip"]["defense"]["distribution"] == "mydef"

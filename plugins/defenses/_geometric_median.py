@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cibench import (
+    AffineManifold,
     AgentLayout,
     Manifold,
     Observation,
@@ -22,7 +23,6 @@ from cibench import (
     differentiable_code,
     robust_fit,
 )
-from cibench.manifold import AffineManifold
 
 
 class GeometricMedian:
