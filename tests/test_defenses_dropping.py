@@ -335,11 +335,17 @@ def test_consensus_residual_against_lstsq(widths, rank):
     weights = torch.linspace(0.5, 2.0, 5, dtype=torch.float64)
     observation = observation_of(manifold.layout, 9, missing=0.3)
     sets = sets_to_drop(5, 2)
-    kept = observation.observed[:, None] & ~sets
-    found = consensus_residual(manifold, observation, kept, weights)
+    everyone_heard = observation.observed.all(dim=0) & ~sets
+    found = consensus_residual(manifold, observation, everyone_heard, weights)
     for n, row in itertools.product(range(9), range(len(sets))):
-        agents = kept[n, row].nonzero().squeeze(1).tolist()
+        agents = everyone_heard[row].nonzero().squeeze(1).tolist()
         expected = lstsq_residual(manifold, observation.features[n], agents, weights)
+        assert float(found[n, row]) == pytest.approx(expected, abs=1e-7)
+    full = observation_of(manifold.layout, 9, seed=3)
+    found = consensus_residual(manifold, full, ~sets, weights)
+    for n, row in itertools.product(range(9), range(len(sets))):
+        agents = (~sets[row]).nonzero().squeeze(1).tolist()
+        expected = lstsq_residual(manifold, full.features[n], agents, weights)
         assert float(found[n, row]) == pytest.approx(expected, abs=1e-7)
 
 

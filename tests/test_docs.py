@@ -7,6 +7,8 @@ import pluggy
 import pytest
 
 from cibench import hookspecs
+from cibench.registry import default_registry
+from cibench.suites import suite_names
 
 ROOT = Path(__file__).parents[1]
 HOOKS_PAGE = ROOT / "docs" / "hooks.md"
@@ -116,3 +118,24 @@ def test_relative_links_resolve(page):
         if not inside or lost:
             broken.append(link)
     assert broken == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "page"),
+    [
+        ("defense", "docs/defenses.md"),
+        ("attack", "docs/threat-models.md"),
+        ("dataset", "docs/data.md"),
+        ("suite", "docs/suites.md"),
+    ],
+)
+def test_every_shipped_method_is_documented(kind, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    if kind == "suite":
+        names = suite_names()
+    else:
+        entries = [e for e in default_registry().entries if e.kind == kind]
+        names = [e.name for e in entries if e.distribution == "cibench"]
+    assert len(names) >= 5
+    missing = [n for n in names if n != "none" and not re.search(rf"`{n}\b", text)]
+    assert missing == []

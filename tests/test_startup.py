@@ -36,6 +36,7 @@ def started(*arguments):
         ["ls", "defenses", "--json"],
         ["ls", "flags"],
         ["ls", "recipes"],
+        ["ls", "suites"],
         ["run", "--help"],
         ["schema"],
     ],

@@ -74,26 +74,25 @@ def consensus_residual(
 
     Args:
         manifold: an affine one.
-        kept: `(n, sets, agents)` agents that count; heard ones.
+        kept: `(sets, agents)` agents that count, heard in every sample.
         weights: `(agents,)` weight of each block.
     """
-    (n, sets, agents), rank = kept.shape, manifold.rank
+    n, rank = len(observation), manifold.rank
     origin = torch.zeros(1, rank).to(manifold.mean)
     away = observation.filled(0.0).double() - manifold.decode(origin)
     away = torch.where(manifold.layout.expand(observation.observed), away, 0.0)
     count = kept.to(away.dtype) * weights
-    slopes = torch.bmm(count, manifold.pullbacks(origin.expand(n, rank), away))
-    gram = manifold.gram(origin, count.reshape(n * sets, agents))
+    slopes = manifold.pullbacks(origin.expand(n, rank), away)
+    gram = manifold.gram(origin, count)
     diagonal = gram.diagonal(dim1=1, dim2=2)
     # Where the agents kept do not determine z, any z that fits them will do.
     diagonal += 1e-11 * diagonal.mean(dim=1, keepdim=True) + 1e-300
     factor = torch.linalg.cholesky_ex(gram).L
     half = torch.linalg.solve_triangular(
-        factor, slopes.reshape(n * sets, rank, 1), upper=False
+        factor, torch.einsum("sa,nar->srn", count, slopes), upper=False
     )
-    energy = torch.bmm(count, manifold.layout.block_norms(away).square()[:, :, None])
-    explained = half.square().sum(dim=(1, 2)).reshape(n, sets)
-    left: Tensor = (energy.squeeze(2) - explained).clamp_min(0.0)
+    energy = manifold.layout.block_norms(away).square() @ count.T
+    left: Tensor = (energy - half.square().sum(dim=1).T).clamp_min(0.0)
     return left
 
 
@@ -127,7 +126,7 @@ class _Consensus(DroppingFusionCenter):
         # Infinite until calibrated: by number of agents kept.
         infinite = torch.full((agents + 1,), torch.inf).to(weights)
         self.register_buffer("thresholds", infinite)
-        floats = len(sets) * (3 * rank * rank + 4 * rank + 2 * agents)
+        floats = len(sets) * (2 * rank + 2 * agents)
         self.samples_per_chunk = max(1, MEMORY // (8 * floats))
 
     @property
@@ -156,12 +155,9 @@ class _Consensus(DroppingFusionCenter):
         left = torch.cat(
             [
                 consensus_residual(
-                    self.manifold,
-                    clean[start : start + self.samples_per_chunk],
-                    kept[start : start + self.samples_per_chunk],
-                    self.weights,
+                    self.manifold, clean[at : at + 1], kept[at], self.weights
                 )
-                for start in range(0, len(clean), self.samples_per_chunk)
+                for at in range(len(clean))
             ]
         )
         found = conformal_quantile(left, known, quantile)
@@ -170,15 +166,25 @@ class _Consensus(DroppingFusionCenter):
         self.thresholds = found.cummax(dim=0).values
 
     def suspects(self, observation: Observation) -> Tensor:
+        # The Gram matrices depend on who was heard alone, and few patterns occur.
+        patterns, which = torch.unique(observation.observed, dim=0, return_inverse=True)
+        found = torch.zeros_like(observation.observed)
+        for index in range(len(patterns)):
+            rows = which == index
+            found[rows] = self._suspects(observation[rows])
+        return found
+
+    def _suspects(self, observation: Observation) -> Tensor:
+        """`suspects` for samples in which the same agents were heard."""
         heard = observation.observed
-        kept = heard[:, None] & ~self.sets
+        kept = heard[0] & ~self.sets
         sizes = self.sets.sum(dim=1)
         limit = strict_minority(heard, self.most).clamp_max(int(sizes.max()))
         # Dropping who was not heard is the same as a smaller set.
         allowed = ~(self.sets & ~heard[:, None]).any(dim=2)
         allowed &= sizes <= limit[:, None]
         left = consensus_residual(self.manifold, observation, kept, self.weights)
-        fits = allowed & (left <= self.thresholds[kept.sum(dim=2)])
+        fits = allowed & (left <= self.thresholds[kept.sum(dim=1)])
         fewest = torch.where(fits, sizes, self.sets.shape[1]).amin(dim=1)
         size = torch.where(fits.any(dim=1), fewest, limit)
         candidate = allowed & (sizes == size[:, None])

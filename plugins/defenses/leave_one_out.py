@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cibench import (
     AbstractDefense,
+    AgentLayout,
     FusionCenter,
     Observation,
     Training,
@@ -32,8 +33,16 @@ from ._dropping import (
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
+#: Patterns of heard agents whose predictors a fusion center remembers.
+REMEMBERED = 128
+
+
 def leave_one_out_errors(
-    covariance: Tensor, strength: float, centered: Tensor, observation: Observation
+    covariance: Tensor,
+    strength: float,
+    centered: Tensor,
+    observation: Observation,
+    remembered: dict[bytes, Tensor] | None = None,
 ) -> Tensor:
     """`(n, width)` each heard block less its ridge prediction from the other heard ones.
 
@@ -45,6 +54,7 @@ def leave_one_out_errors(
         covariance: `(width, width)` C of clean features.
         centered: `(n, width)` float64 features less their mean.
         observation: which agents were heard.
+        remembered: predictors by pattern, of the same covariance and strength; extended.
 
     Source: the inverse of a partitioned matrix; Rasmussen and Williams 2006, section
         5.4.2, for blocks of one column.
@@ -52,19 +62,32 @@ def leave_one_out_errors(
     layout = observation.layout
     patterns, which = torch.unique(observation.observed, dim=0, return_inverse=True)
     heard = torch.where(layout.expand(observation.observed), centered, 0.0)
-    identity = torch.eye(layout.width).to(covariance)
+    remembered = {} if remembered is None else remembered
     errors = torch.zeros_like(heard)
     for index, pattern in enumerate(patterns):
-        mask = layout.expand(pattern[None]).squeeze(0).to(covariance)
-        kernel = covariance * mask * mask[:, None] + strength * identity
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel))
+        key = bytes(pattern.tolist())
+        if key not in remembered:
+            if len(remembered) >= REMEMBERED:
+                remembered.clear()
+            mask = layout.expand(pattern[None]).squeeze(0).to(covariance)
+            remembered[key] = _predictor(covariance, strength, mask, layout)
         rows = which == index
-        products = heard[rows] @ inverse
-        found = [
-            torch.linalg.solve(inverse[s, s], products[:, s].T).T for s in layout.slices
-        ]
-        errors[rows] = torch.cat(found, dim=1) * mask
+        errors[rows] = heard[rows] @ remembered[key]
     return errors
+
+
+def _predictor(
+    covariance: Tensor, strength: float, mask: Tensor, layout: AgentLayout
+) -> Tensor:
+    """`(width, width)` matrix that maps heard features to the errors of all blocks."""
+    kernel = covariance * mask * mask[:, None] + strength * torch.eye(len(mask)).to(
+        mask
+    )
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel))
+    blocks = [
+        torch.linalg.solve(inverse[s, s], inverse[:, s].T).T for s in layout.slices
+    ]
+    return torch.cat(blocks, dim=1) * mask
 
 
 def clean_covariance(centered: Tensor, observation: Observation) -> Tensor:
@@ -115,6 +138,7 @@ class _Consistency(DroppingFusionCenter):
         self.register_buffer("thresholds", torch.full_like(scale, torch.inf))
         self.strength = strength
         self.most = most
+        self._remembered: dict[bytes, Tensor] = {}
 
     @property
     def facts(self) -> dict[str, float | int | str]:
@@ -126,7 +150,9 @@ class _Consistency(DroppingFusionCenter):
         centered = observation.filled(0.0).double() - self.mean
         centered = centered / observation.layout.expand(self.scale[None])
         return observation.layout.block_norms(
-            leave_one_out_errors(self.covariance, self.strength, centered, observation)
+            leave_one_out_errors(
+                self.covariance, self.strength, centered, observation, self._remembered
+            )
         )
 
     def calibrate(self, clean: Observation, quantile: float) -> None:
