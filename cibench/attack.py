@@ -70,7 +70,8 @@ class AbstractAttack(ABC):
 
         Args:
             victim: what the threat model lets the adversary call.
-            observation: the clean embeddings of `n` samples; not to be written into.
+            observation: the clean embeddings of `n` samples; not to be written into. At
+                `oblivious` only the blocks the adversary controls are observed.
             criterion: what counts as success.
             compromised: `(n, agents)` boolean: blocks the adversary controls.
             radius: `(agents,)` largest norm of a block's change; None for no bound.
@@ -103,6 +104,8 @@ class AbstractAttack(ABC):
             features=observation.features.clone(),
             observed=observation.observed.clone(),
         )
+        if self.threat.knowledge is Knowledge.OBLIVIOUS:
+            given = _own_blocks(given, compromised)
         result = self.run(
             victim,
             given,
@@ -128,6 +131,16 @@ class AbstractAttack(ABC):
         if self.may_drop:
             observed = observed & (result.observed | ~compromised)
         return replace(observation, features=features, observed=observed)
+
+
+def _own_blocks(observation: Observation, agents: Tensor) -> Observation:
+    """What those agents know by themselves: their blocks, and nobody else's."""
+    hidden = ~observation.layout.expand(agents)
+    return replace(
+        observation,
+        features=observation.features.masked_fill(hidden, torch.nan),
+        observed=observation.observed & agents,
+    )
 
 
 def project(features: Tensor, observation: Observation, radius: Tensor) -> Tensor:

@@ -85,14 +85,17 @@ def fetch(
 
     Raises:
         DataError: the host does not serve the file, the checksum is wrong, or the archive
-            is damaged or would write outside the folder.
+            is damaged, would write outside the folder or does not fit on the disk.
         EnvironmentFault: pooch is not installed.
     """
     pooch = _pooch()
     part = folder / f"{download.file}.part"
 
     def download_into(url: str, output_file: str, _: Any) -> None:
-        transfer(url, part, report=report, timeout=timeout, attempts=attempts)
+        try:
+            transfer(url, part, report=report, timeout=timeout, attempts=attempts)
+        except ValueError as error:  # pooch raises it for a wrong checksum alone
+            raise ConnectionError(str(error)) from error
         os.replace(part, output_file)
 
     with _said(download):
@@ -114,6 +117,7 @@ def fetch(
                     f"{download.file}: expected sha256 {download.sha256}, got another"
                     f" one; nothing was kept. Fetch it again; {download.elsewhere}"
                 ) from error
+            _check_kind(came, download)
             digest = _sha256(came)
             if download.unpack == "zip":
                 inside = Path(scratch) / "unpacked"
@@ -124,6 +128,7 @@ def fetch(
                 Kept(name, (inside / name).stat().st_size, _sha256(inside / name))
                 for name in names
             )
+            _check_targets(folder, names, download)
             for name in names:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(inside / name, folder / name)
@@ -196,6 +201,42 @@ def _said(download: Download) -> Iterator[None]:
         raise DataError(f"{download.file}: {message}") from error
 
 
+def _check_kind(came: Path, download: Download) -> None:
+    """Refuse what a host sends that no longer has the file: nothing, or a page about it.
+
+    Raises:
+        DataError: that is what came.
+    """
+    with came.open("rb") as file:
+        start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    page = start.startswith((b"<!doctype html", b"<html"))
+    if page or not came.stat().st_size:
+        raise DataError(
+            f"{download.file}: expected {download.url} to be served, got"
+            f" {'a web page in its place' if page else 'an empty answer'};"
+            f" {download.elsewhere}"
+        )
+
+
+def _check_targets(folder: Path, names: list[str], download: Download) -> None:
+    """Find out before the first file is put into place that one cannot be.
+
+    Raises:
+        DataError: a folder is where a file belongs, or a file where a folder does.
+    """
+    for name in names:
+        target = folder / name
+        parents = (folder / p for p in PurePosixPath(name).parents)
+        blocking = [p for p in parents if p.exists() and not p.is_dir()]
+        if target.is_dir():
+            blocking.append(target)
+        if blocking:
+            raise DataError(
+                f"{download.file}: expected to put {name} into {folder}, got"
+                f" {blocking[0]} in its way; nothing was replaced"
+            )
+
+
 def _unzip(archive: Path, into: Path) -> list[str]:
     """Unpack every file and return their names; nothing leaves the folder."""
     with zipfile.ZipFile(archive) as members:
@@ -208,12 +249,24 @@ def _unzip(archive: Path, into: Path) -> list[str]:
                     f"{archive.name}: expected members inside the folder, got"
                     f" {info.filename!r}; nothing was unpacked"
                 )
+        names = [info.filename for info in infos]
+        if not names or len(set(names)) < len(names):
+            raise zipfile.BadZipFile("no files" if not names else "a file twice")
+        size, free = sum(i.file_size for i in infos), shutil.disk_usage(archive).free
+        if size > free:
+            raise DataError(
+                f"{archive.name}: expected room for its {size} bytes, got {free}"
+            )
         for info in infos:
             target = into / info.filename
             target.parent.mkdir(parents=True, exist_ok=True)
-            with members.open(info) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file)
-    return [info.filename for info in infos]
+            try:
+                # Never more than `info.file_size` bytes, whatever was packed.
+                with members.open(info) as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+            except RuntimeError as error:  # encrypted, or packed in an unknown way
+                raise zipfile.BadZipFile(str(error)) from error
+    return names
 
 
 def _sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .results.record import CellRecord
+    from .results.record import CellRecord, Metrics
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,23 @@ FLAGS: dict[str, FlagMeaning] = {
 }
 
 
+def _left_standing(record: CellRecord, metrics: Metrics) -> float:
+    """Share of the samples to be moved that the undefended fusion center decides rightly.
+
+    Where samples of the target class count, deciding them as it is no achievement.
+    """
+    goals = [part.target for part in record.attack if part.counts_target]
+    goals = [goal for goal in goals if goal != "other"]  # never the label itself
+    if not goals or record.outcomes is None:
+        return metrics.attacked_undefended.value
+    named = goals[0] in record.classes
+    goal = record.classes.index(goals[0]) if named else int(goals[0])
+    outcomes = record.outcomes
+    decided = zip(outcomes.labels, outcomes.attacked_undefended, strict=True)
+    right = [label == found for label, found in decided if label != goal]
+    return sum(right) / max(1, len(right))
+
+
 def raise_flags(
     record: CellRecord,
     *,
@@ -116,7 +133,7 @@ def raise_flags(
         "attack-too-weak": bool(knowing)
         and metrics.gradients > 0
         and unbounded
-        and metrics.attacked_undefended.value > 0.05,
+        and _left_standing(record, metrics) > 0.05,
         "not-adaptive": not exact
         and record.defense.name != "none"
         and not any(part.knowledge == "adaptive" for part in record.attack),

@@ -185,14 +185,18 @@ def source_hash(module: str) -> str:
     return _hash_files(sorted(path.parent.rglob("*.py")) if packaged else [path])
 
 
+#: Parts of the harness that come before or after the numbers.
+_NO_NUMBERS = ("cli", "leaderboard", "report", "suites", "study.py", "bootstrap.py")
+
+
 @cache
 def harness_hash() -> str:
-    """Hash of the harness' own sources, the command line left out."""
+    """Hash of the harness' own sources that can change a number."""
     root = Path(__file__).parent
     files = [
         path
         for path in sorted(root.rglob("*.py"))
-        if path.relative_to(root).parts[0] not in ("cli", "leaderboard")
+        if path.relative_to(root).parts[0] not in _NO_NUMBERS
     ]
     return _hash_files(files)
 

@@ -63,13 +63,16 @@ class Published(_Base, frozen=True, kw_only=True):
 
 
 class Claim(_Base, frozen=True, kw_only=True):
-    """A published ranking: one defense is more robust than others under a scenario."""
+    """A published ranking, or how little a defense loses under a scenario."""
 
     text: Text
     scenario: Text
     dataset: Text
     better: Text
-    than: Annotated[list[Text], Meta(min_length=1)]
+    than: list[Text] = []
+    """Defenses that are less robust."""
+    loses_at_most: Percent | None = None
+    """Points under attack of its own accuracy without; given in place of `than`."""
 
 
 class Axis(_Base, frozen=True, kw_only=True):
@@ -140,6 +143,11 @@ def check_study(study: Study) -> None:
         _known(claim.better, defenses, f"{where}.better", "defense label")
         for label in claim.than:
             _known(label, defenses, f"{where}.than", "defense label")
+        if bool(claim.than) == (claim.loses_at_most is not None):
+            raise UsageError(
+                f"{where}: expected than or loses_at_most, got"
+                f" {'both' if claim.than else 'neither'}"
+            )
         if claim.better in claim.than:
             raise UsageError(
                 f"{where}.than: expected other defenses than {claim.better!r}, got it too"
@@ -198,6 +206,8 @@ class StudyPart(_Base, frozen=True, kw_only=True):
     x: float | None
     defenses: dict[str, str]
     """Label to canonical spec."""
+    seeds: list[int] = []
+    """Repetitions asked for; empty where that is not known."""
 
 
 class StudyRun(_Base, frozen=True, kw_only=True):

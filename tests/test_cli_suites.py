@@ -213,6 +213,29 @@ def test_protocols_can_be_chosen(study, refused):
     assert "did you mean 'small'?" in line
 
 
+def test_protocols_run_one_after_another_share_a_report(study, call):
+    study()
+    whole = kept()
+    assert all(part.seeds == [0, 1] for part in whole.parts)
+    study("--protocol", "small", out="apart")
+    study("--protocol", "large", out="apart")
+    assert kept("apart") == whole
+    assert call("report", "apart")[1] == call("report", "out")[1]
+    # Another study in the same folder takes nothing over.
+    study("--protocol", "small", out="apart", text=TINY.replace("Two", "Other"))
+    assert {part.protocol for part in kept("apart").parts} == {"small"}
+
+
+def test_a_protocol_that_is_run_again_replaces_its_parts(study):
+    text = TINY.replace(f'["{SET}"]', f'["{SET}", "extrasensory"]', 1)
+    study("--protocol", "large", text=text)
+    study("--protocol", "small", "--seeds", "1", text=text)
+    study("--protocol", "small", "--seeds", "7", text=text)
+    found = [(part.protocol, len(part.seeds)) for part in kept().parts]
+    assert found == [("large", 2), ("large", 2), ("small", 7)]
+    assert list(kept().unavailable) == ["extrasensory"]
+
+
 def test_json_prints_the_records(study):
     printed, _ = study("--json", "--protocol", "small")
     assert sorted(r["cell"] for r in json.loads(printed)) == [

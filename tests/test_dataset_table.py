@@ -187,6 +187,50 @@ def test_times_are_checked(write):
         write(source, 'order = "when"' + MAPPING, time_series=True).load()
 
 
+def test_given_splits_of_a_time_series_are_in_order(write):
+    """Intervals resample neighbouring rows, so neighbours have to stay neighbours."""
+    source = frame()
+    source["when"] = np.random.default_rng(1).permutation(50)
+    source["part"] = (["train"] * 3 + ["validation", "test"]) * 10
+    mapping = 'split = "part"\norder = "when"' + MAPPING
+    data = write(source, mapping, time_series=True).load()
+    for part, split in splits(data).items():
+        rows = source[source["part"] == part].sort_values("when")
+        assert split.labels.tolist() == (rows["ill"] == "yes").astype(int).tolist()
+
+
+def test_one_class_written_in_two_ways(write):
+    source = frame()
+    source["ill"] = ["1", "1.0", " 1", "0", "0."] * 10
+    source["colour"] = ["red", "red ", "blue", " blue", "blue"] * 10
+    data = write(source).load()
+    assert data.class_names == ("0", "1")
+    assert data.layout.widths == (3, 2)
+
+
+def test_rows_are_counted_as_in_the_file(write):
+    source = frame()
+    source.loc[:3, "ill"] = ""
+    source["age"] = source["age"].astype(object)
+    source.loc[30, "age"] = "old"
+    with pytest.raises(DataError, match=r"row 31, column age: .*got 'old'"):
+        write(source).load()
+
+
+def test_lines_before_the_header_may_be_empty(write):
+    source = frame().to_csv(index=False)
+    plain = write(source).load().fingerprint
+    assert write("\n\n" + source).load().fingerprint == plain
+
+
+def test_durations_are_no_numbers(write):
+    pytest.importorskip("pyarrow")
+    source = frame()
+    source["age"] = pd.to_timedelta(source["age"], unit="s")
+    with pytest.raises(DataError, match=r"row 1, column age: expected a finite number"):
+        write(source, name="data.parquet").load()
+
+
 def test_categories_are_those_of_training_rows(write):
     source = frame()
     source["part"] = (["train"] * 3 + ["validation", "test"]) * 10
@@ -225,6 +269,8 @@ def test_a_glob_never_takes_the_label(write):
         ('label = "ill"\n[agents]', r"agents.toml: expected label"),
         ('label = "ill', r"agents.toml: expected a TOML file"),
         (MAPPING.replace('["colour"]', '["size"]'), r"expected column 'size'"),
+        (MAPPING.replace('["colour"]', '["col_*"]'), r"categorical .* col_\*, got none"),
+        ('order = "age"' + MAPPING, r"agents.toml: expected time_series=true .*'age'"),
         (MAPPING.replace('categorical = ["colour"]', ""), r"row 1, column colour: .*categ"),
     ],
 )  # fmt: skip
@@ -246,7 +292,11 @@ GOOD = [f"{i},3{i},0.{i},red,1.{i},{'yes' if i % 2 else 'no'}" for i in range(10
         (text([*GOOD, "1,x,1,red,1,no"]), r"row 11, column age: .*got 'x'"),
         (text([*GOOD, "1,inf,1,red,1,no"]), r"row 11, column age: .*got 'inf'"),
         (text([*GOOD, "1,1e39,1,red,1,no"]), r"row 11, column age: .*got '1e39'"),
-        (text([*GOOD, "1,2,1,red,1,no,7"]), r"data.csv: expected a readable table"),
+        (text([*GOOD, "1,2,1,red,1,no,7"]), r"data.csv, line 12: expected 6 .*got 7"),
+        (text([f"{row},7" for row in GOOD]), r"data.csv, line 2: expected 6 .*got 7"),
+        (text([*GOOD, "1,2,1"]), r"data.csv, line 12: expected 6 cells.*got 3"),
+        ('"' + text(GOOD * 900), r"expected a readable table .*field limit"),
+        (text([row.rstrip("yesno") for row in GOOD]), r"ill: expected a label in some"),
         (text([]), r"expected at least one row, got none"),
         ("", r"data.csv: expected a readable table"),
         (

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import socket
 import stat
 import sys
@@ -217,6 +218,106 @@ def test_a_damaged_archive_leaves_nothing(tmp_path):
         ):
             fetch(of(host, unpack="zip", sha256=None), tmp_path)
         assert contents(tmp_path) == {}
+
+
+def encrypted(packed):
+    """The archive with its first member marked as encrypted."""
+    data = bytearray(packed)
+    data[data.find(b"PK\x03\x04") + 6] |= 1
+    data[data.find(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
+
+
+def doubled(packed):
+    """The archive with its member `bb` under the name of `aa`."""
+    return packed.replace(b"bb", b"aa")
+
+
+@pytest.mark.parametrize(
+    ("packed", "message"),
+    [
+        (encrypted(zipped({"aa": b"1"})), r"whole zip file, got .*encrypted"),
+        (
+            doubled(zipped({"aa": b"1", "bb": b"2"})),
+            r"whole zip file, got a file twice",
+        ),
+        (zipped({"aa/": b""}), r"whole zip file, got no files"),
+    ],
+)
+def test_archives_that_cannot_be_unpacked(tmp_path, packed, message):
+    with serving(Host(packed)) as host, pytest.raises(DataError, match=message):
+        fetch(of(host, unpack="zip", sha256=None), tmp_path)
+    assert contents(tmp_path) == {}
+
+
+def test_an_archive_that_does_not_fit_on_the_disk(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with (
+        serving(Host(zipped({"a": b"hello"}))) as host,
+        pytest.raises(DataError, match=r"expected room for its 5 bytes, got 4"),
+    ):
+        fetch(of(host, unpack="zip", sha256=None), tmp_path)
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("blocked", ["b/c", "b"])
+def test_all_files_are_replaced_or_none(tmp_path, blocked):
+    (tmp_path / "a").write_bytes(b"old")
+    if blocked == "b":
+        (tmp_path / "b").write_bytes(b"a file where a folder belongs")
+    else:
+        (tmp_path / "b/c").mkdir(parents=True)
+    before = contents(tmp_path)
+    with (
+        serving(Host(zipped({"a": b"new", "b/c": b"new"}))) as host,
+        pytest.raises(DataError, match=rf"{blocked} in its way; nothing was replaced"),
+    ):
+        fetch(of(host, unpack="zip", sha256=None), tmp_path)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"\n<!DOCTYPE html><p>We moved.",
+            r"got a web page in its place; ask the auth",
+        ),
+        (b"", r"got an empty answer; ask the authors"),
+    ],
+)
+@pytest.mark.parametrize("unpack", ["none", "zip"])
+def test_what_comes_in_place_of_a_file_is_not_kept(tmp_path, content, message, unpack):
+    with (
+        serving(Host(content)) as host,
+        pytest.raises(DataError, match=rf"expected http.* to be served, {message}"),
+    ):
+        fetch(of(host, unpack=unpack, sha256=None), tmp_path)
+    assert contents(tmp_path) == {}
+
+
+def test_an_address_that_is_none_is_no_wrong_checksum(tmp_path):
+    download = Download(url="no address", file="file.bin", licence="CC0")
+    with pytest.raises(DataError, match=r"expected no address to be served"):
+        fetch(download, tmp_path)
+    assert contents(tmp_path) == {}
+
+
+def test_a_part_that_another_process_wrote_into_is_not_taken(tmp_path):
+    """Both append what they get; the file on disk is then longer than the one served."""
+    other = []
+
+    def report(done, total):
+        if done and not other:
+            with (tmp_path / "file.bin.part").open("ab") as file:
+                other.append(file.write(b"other"))
+
+    with serving(Host(CONTENT)) as host:
+        fetched = fetch(of(host, sha256=None), tmp_path, report=report)
+    assert other
+    assert contents(tmp_path) == {"file.bin": CONTENT}
+    assert fetched.sha256 == SUM
 
 
 def test_changes_after_the_download_are_found(tmp_path):

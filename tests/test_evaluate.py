@@ -38,6 +38,7 @@ from cibench.results import (
     CellRecord,
     Component,
     Metrics,
+    Outcomes,
     Proportion,
     Timings,
 )
@@ -880,3 +881,30 @@ def test_trying_every_set_of_silent_agents_is_exact_and_carries_no_flag():
     assert "not-adaptive" not in records["copur"].flags
     records = records_of("missing:agents=1", "copur")
     assert "not-adaptive" in records["copur"].flags
+
+
+def test_an_attack_is_not_weak_for_leaving_the_target_class_as_it_is():
+    record = record_of(attacked_undefended=510)
+    labels = [1] * 500 + [0] * 500
+    moved = [1] * 990 + [0] * 10  # the target class stays, ten others do too
+    part = msgspec.structs.replace(record.attack[0], target="y", counts_target=True)
+    outcomes = Outcomes(
+        labels=labels, counted=[True] * 1000, clean_undefended=labels, clean=labels,
+        attacked_undefended=moved, attacked=moved, genie=labels,
+        compromised=[1] * 1000, recovery_error=None, solver_status=None,
+    )  # fmt: skip
+
+    def weak(**changes):
+        given = msgspec.structs.replace(record, outcomes=outcomes, **changes)
+        flags = raise_flags(
+            given, partial=False, test_statistics=False, transfer_breaks=None,
+            unusable_gradients=None,
+        )  # fmt: skip
+        return "attack-too-weak" in flags
+
+    assert weak()
+    for target in ("y", "1"):
+        part = msgspec.structs.replace(part, target=target)
+        assert not weak(attack=[part])
+    assert weak(attack=[msgspec.structs.replace(part, target="0")])
+    assert weak(attack=[msgspec.structs.replace(part, target="other")])

@@ -18,9 +18,10 @@ from cibench._errors import EmptySelectionError, OutputError
 from cibench.bootstrap import percentiles, replicates
 from cibench.report import Comparison, Row, read_report
 from cibench.report.build import of_records, of_study
-from cibench.report.compare import compare, measured
+from cibench.report.compare import compare, loss, measured
 from cibench.report.tables import all_tables, claims_table, panel_table
 from cibench.results import RunFolder
+from cibench.results.table import tables
 from cibench.study import Claim, Published
 from helpers_report import failed, outcomes_of, record, study_run
 
@@ -271,6 +272,59 @@ def test_unavailable_data_and_protocols_are_named():
     assert "not run: far · a flip (1 published numbers)" in notes
 
 
+def asked(seeds, **options):
+    """A study's run that was asked for these seeds."""
+    run = study_run({"a flip": ("flip", None)}, DEFENSES, **options)
+    parts = [msgspec.structs.replace(part, seeds=seeds) for part in run.parts]
+    return msgspec.structs.replace(run, parts=parts)
+
+
+def test_a_run_killed_between_seeds_has_no_means_over_what_is_there():
+    claim = Claim(
+        text="It wins", scenario="a flip", dataset="toy", better="good", than=["weak"]
+    )
+    report = of_study(asked([0, 1, 2], claims=[claim]), cells(seeds=1))
+    rows = table_of(report.panels[0])
+    assert {row["under attack"] for row in rows.values()} == {"not run: seeds 1, 2"}
+    assert [v.outcome for v in report.verdicts] == ["not run"]
+    assert any(note.startswith("not finished: 3 of 9 cells") for note in report.notes)
+    assert not any("n = " in note for note in report.panels[0].notes)
+    whole = of_study(asked([0, 1, 2], claims=[claim]), cells())
+    assert whole.notes == ()
+    assert [v.outcome for v in whole.verdicts] == ["reproduced"]
+
+
+def test_seeds_that_were_not_asked_for_are_left_out():
+    report = of_study(asked([0]), cells())
+    assert report.panels[0].rows[0].seeds == (0,)
+    assert any(note.startswith("6 records of this folder") for note in report.notes)
+
+
+def test_the_prior_is_that_of_the_samples_that_count():
+    # 100 samples of each class; all of class 0 and half of class 1 count.
+    counted = [i % 2 == 0 or i % 4 == 1 for i in range(200)]
+    records = [record("none", 0, outcomes_of(0.5), counted=counted)]
+    (panel,) = of_records("run", records).panels
+    assert panel.majority == 100 / 150
+    (note,) = [note for note in panel.notes if "class prior" in note]
+    assert note.endswith("66.7 % under attack, 50.0 % without")
+    (panel,) = of_records("run", cells(seeds=1)).panels
+    (note,) = [note for note in panel.notes if "class prior" in note]
+    assert note.endswith("class) 50.0 %")
+
+
+def test_data_that_is_gone_since_does_not_cost_what_was_run():
+    claim = Claim(
+        text="It wins", scenario="a flip", dataset="toy", better="good", than=["weak"]
+    )
+    run = study_run({"a flip": ("flip", None)}, DEFENSES, claims=[claim])
+    run = msgspec.structs.replace(run, unavailable={"toy": "gone"})
+    report = of_study(run, cells())
+    assert len(report.panels[0].done) == 3
+    assert [v.outcome for v in report.verdicts] == ["reproduced", "not run"]
+    assert "not run: data set toy: gone" in report.notes
+
+
 # Claims.
 
 
@@ -345,6 +399,10 @@ def test_claims_that_were_not_run_say_why():
     )
     assert [v.text for v in found] == ["not run: data set: gone"]
     assert found[0].dataset == "toy:k=1"
+    (found,) = verdict(
+        "good", ["weak"], [], datasets=(), unavailable={"toy": "f " * 200}
+    )
+    assert len(found.text) < 110
 
 
 def test_a_claim_is_judged_under_every_protocol():
@@ -352,6 +410,46 @@ def test_a_claim_is_judged_under_every_protocol():
     assert [(v.protocol, v.outcome) for v in found] == [
         ("ours", "reproduced"), ("theirs", "reproduced"),
     ]  # fmt: skip
+
+
+def kept_within(points, lost, counted=None):
+    """The verdict on a defense that loses a share of 200 samples, all right without."""
+    records = [
+        record("copur", seed, outcomes_of(1 - lost), counted=counted) for seed in (0, 1)
+    ]
+    claim = Claim(
+        text="It stays", scenario="a flip", dataset="toy", better="good",
+        loses_at_most=points,
+    )  # fmt: skip
+    (found,) = study(records, claims=[claim]).verdicts
+    return found
+
+
+def test_a_claim_that_little_is_lost():
+    found = kept_within(3, 0.2)
+    assert found.outcome == "not reproduced"
+    assert found.deciding.difference == pytest.approx(-0.2)
+    assert found.text.startswith("not reproduced (-20.0, 95 % -2")
+    assert found.text.endswith("against itself without attack, -3 allowed)")
+    assert kept_within(40, 0.2).outcome == "reproduced"
+    assert kept_within(20, 0.2).outcome == "undecided"
+    assert kept_within(3, 0).outcome == "reproduced"
+    # Only samples that count: the other half is right, and changes nothing.
+    right = outcomes_of(0.8)
+    counted = [not ok or i % 4 < 2 for i, ok in enumerate(right)]
+    share = sum(r for r, c in zip(right, counted, strict=True) if c) / sum(counted)
+    found = kept_within(3, 0.2, counted)
+    assert found.deciding.difference == pytest.approx(share - 1)
+
+
+def test_the_interval_of_a_loss_is_the_paired_bootstrap():
+    right = np.array([outcomes_of(0.7), outcomes_of(0.5)])
+    records = [record("copur", seed, list(right[seed])) for seed in (0, 1)]
+    own = loss(measured(Row(label="x", spec="copur"), records))
+    counted = np.ones(200, bool)
+    drawn = replicates(right, counted) - replicates(np.ones((2, 200), bool), counted)
+    assert (own.low, own.high) == percentiles(drawn)
+    assert own.difference == pytest.approx(-0.4)
 
 
 def test_the_claims_table_states_its_rule():
@@ -378,6 +476,22 @@ def test_markdown_of_a_plain_run(call, folder):
     assert "| copur " in out
     assert "bootstrap over samples" in out
     assert "±" not in out.partition("### How to read")[0]
+
+
+def test_tables_of_one_title_say_what_tells_them_apart():
+    other = {"block": 9, "joint": True}
+    found = [
+        *cells(seeds=1),
+        *cells(seeds=1, embedding=other),
+        *cells(seeds=1, attack="pgd"),
+    ]
+    titles = [panel.title for panel in of_records("r", found).panels]
+    assert titles == [
+        "embedding block 4 · toy · flip", "embedding block 9 · toy · flip", "toy · pgd",
+    ]  # fmt: skip
+    assert [table.title for table in tables(found)] == [
+        "toy · flip · embedding block 4", "toy · flip · embedding block 9", "toy · pgd",
+    ]  # fmt: skip
 
 
 def test_reports_do_not_depend_on_the_order_of_records():
@@ -453,6 +567,31 @@ def test_the_page_is_one_escaped_file(call, folder, tmp_path):
     assert 'name="viewport"' in text
     assert page.tags.count("table") == 2
     assert "50.0" not in page.text or "How to read" in page.text
+
+
+def test_a_document_is_not_written_over_a_folder(call, folder, tmp_path):
+    code, _, err = call("report", folder(cells(seeds=1)), "-o", tmp_path)
+    assert code == 2
+    assert "expected a file for the document of format md, got a folder" in err
+
+
+@pytest.mark.parametrize("kind", ["md", "html"])
+def test_a_reader_is_told_what_each_protocol_is(call, folder, kind):
+    run = study_run({"a flip": ("flip", None)}, DEFENSES, protocols=("ours", "theirs"))
+    described = [
+        msgspec.structs.replace(p, description=f"How {p.name}\nis <run>.")
+        for p in run.study.protocols
+    ]
+    run = msgspec.structs.replace(
+        run,
+        study=msgspec.structs.replace(run.study, protocols=described),
+        parts=[part for part in run.parts if part.protocol == "ours"],
+    )
+    _, out, _ = call("report", folder(cells(), run), "-f", kind)
+    text = " ".join((Page(out).text if kind == "html" else out).split())
+    assert "How ours is" in text
+    assert "How theirs" not in text
+    assert "<run>" not in out
 
 
 def test_documents_are_the_same_each_time(call, folder):

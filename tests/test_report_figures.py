@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from cibench import cli
 from cibench._errors import OutputError
 from cibench.report import build, style
+from cibench.report.curves import _spread
 from cibench.report.style import COLOURS, LINES, MARKERS, figures, rendered
 from cibench.results import RunFolder
 from cibench.study import Published
@@ -123,6 +124,9 @@ def test_a_failed_point_leaves_a_gap():
         if len(line.get_xdata()) == 3
     ]
     assert sorted(gaps) == [[False, False, False], [False, True, False]]
+    # Nor does a band bridge it: that of one defense is in two parts.
+    bands = [c for c in axes.collections if isinstance(c, PolyCollection)]
+    assert sorted(len(band.get_paths()) for band in bands) == [1, 2]
 
 
 def test_one_panel_per_protocol_and_data_set():
@@ -245,3 +249,14 @@ def test_long_and_hostile_labels_are_cut_and_drawn_as_text():
         t.get_text().startswith(r"_ $\frac{") for t in figure.axes[0].get_yticklabels()
     )
     assert all(len(t.get_text()) <= 44 for t in figure.axes[0].get_yticklabels())
+
+
+def test_many_lines_are_spread_over_panels_with_the_common_ones_together():
+    names = [f"d{i:02}" for i in range(13)]
+    assert _spread(names[:10], set()) == [names[:10]]
+    common = {"d03", "d07", "d11"}
+    panels = _spread(names, common)
+    assert panels[0] == sorted(common)
+    assert [len(panel) for panel in panels] == [3, 10]
+    assert sorted(label for panel in panels for label in panel) == names
+    assert [len(panel) for panel in _spread(names, set(names))] == [10, 3]

@@ -99,11 +99,15 @@ def run_study(
         )
     folder = RunFolder(out)
     folder.create()
-    run = StudyRun(
-        name=name,
-        study=study,
-        parts=[part for b in blocks for part in _parts(b, runners[b.protocol.name])],
-        unavailable={spec: scrub(reason) for spec, reason in unavailable.items()},
+    run = _with_others(
+        StudyRun(
+            name=name,
+            study=study,
+            parts=[p for b in blocks for p in _parts(b, runners[b.protocol.name])],
+            unavailable={spec: scrub(reason) for spec, reason in unavailable.items()},
+        ),
+        folder.path / "study.json",
+        {protocol.name for protocol in _chosen(study, protocols)},
     )
     # Before the first cell, so that an interrupted run can be reported.
     text = msgspec.json.format(msgspec.json.encode(run), indent=2)
@@ -243,9 +247,32 @@ def _parts(block: Block, runner: Runner) -> list[StudyPart]:
             attack=attack,
             x=scenario.x,
             defenses=block.defenses,
+            seeds=sorted({cell.seed for cell in block.cells}),
         )
         for scenario, attack in block.scenarios
     ]
+
+
+def _with_others(run: StudyRun, path: Path, chosen: set[str]) -> StudyRun:
+    """The run with the protocols that an earlier run of the study left in its folder."""
+    try:
+        earlier = msgspec.json.decode(path.read_bytes(), type=StudyRun)
+    except (msgspec.ValidationError, msgspec.DecodeError, FileNotFoundError):
+        return run  # nothing there, or of another version: it is written anew
+    if earlier.study != run.study:
+        return run
+    order = [protocol.name for protocol in run.study.protocols]
+    others = [part for part in earlier.parts if part.protocol not in chosen]
+    loaded = {part.dataset for part in run.parts}
+    return msgspec.structs.replace(
+        run,
+        parts=sorted([*run.parts, *others], key=lambda p: order.index(p.protocol)),
+        unavailable={
+            spec: reason
+            for spec, reason in {**earlier.unavailable, **run.unavailable}.items()
+            if spec not in loaded
+        },
+    )
 
 
 def _tables(block: Block, records: Sequence[CellRecord]) -> list[Table]:

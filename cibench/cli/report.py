@@ -68,6 +68,10 @@ def command(run: Path, kind: str, out: Path | None) -> None:
         for path in paths:
             click.echo(path)
         return
+    if out is not None and out.is_dir():
+        raise UsageError(
+            f"-o {out}: expected a file for the document of format {kind}, got a folder"
+        )
     text = _document(report, kind)
     if out is None:
         click.echo(text, nl=False)
@@ -104,6 +108,9 @@ def _document(report: Report, kind: str) -> str:
     head = [f"# {_line(report.title)}"]
     head += [_line(text) for text in (report.description,) if text]
     head += [f"Source: {_line(report.source)}"] if report.source else []
+    head += [
+        f"Protocol **{_line(name)}**: {_line(text)}" for name, text in report.protocols
+    ]
     if report.notes:
         head.append("\n".join(f"- {_line(note)}" for note in report.notes))
     tables = list(map(markdown, all_tables(report)))

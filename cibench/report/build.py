@@ -12,11 +12,18 @@ import msgspec
 from .._errors import EmptySelectionError, OutputError
 from ..flags import FLAGS
 from ..results import CellRecord, RunFolder
-from ..results.table import attack_spec, groups, interval_note, newest, threat_notes
+from ..results.table import (
+    attack_spec,
+    distinctions,
+    groups,
+    interval_note,
+    newest,
+    threat_notes,
+)
 from ..study import Published, StudyPart, StudyRun
 from .claims import verdicts
 from .compare import measured, ranked
-from .model import Panel, Report, Row
+from .model import Panel, Report, Row, prior
 
 
 def read_report(folder: Path) -> Report:
@@ -46,18 +53,20 @@ def read_report(folder: Path) -> Report:
 def of_records(name: str, records: Iterable[CellRecord]) -> Report:
     """The report of a run without a study: a panel per data set and attack."""
     panels = []
-    for group in groups(records):
+    found = groups(records)
+    for group, apart in zip(found, distinctions(found), strict=True):
         shown, first = newest(group), group[0]
         by_defense: dict[str, list[CellRecord]] = {}
         for record in shown:
             by_defense.setdefault(record.defense.spec, []).append(record)
         attack = attack_spec(first)
         rows = [
-            _row(Row(label=spec, spec=spec), found, set())
-            for spec, found in by_defense.items()
+            _row(Row(label=spec, spec=spec), cells, set())
+            for spec, cells in by_defense.items()
         ]
         panels.append(
             Panel(
+                protocol=apart,
                 dataset=first.dataset.spec,
                 dataset_name=first.dataset.name,
                 scenario=attack.replace("+", " + ") or "attack not run",
@@ -75,11 +84,13 @@ def of_study(run: StudyRun, records: Sequence[CellRecord]) -> Report:
     """The report of a study: a panel per protocol, data set and scenario; the claims."""
     panels: list[Panel] = []
     used: set[str] = set()
+    asked = finished = 0
     for part in run.parts:
-        if part.dataset in run.unavailable:
-            continue
         found = [record for record in records if _belongs(record, part)]
         used.update(record.key for record in found)
+        specs = set(part.defenses.values())
+        asked += len(specs) * len(part.seeds)
+        finished += len({(record.defense.spec, record.seed) for record in found})
         panels.append(_panel(part, found, run.study.published))
     notes = [
         f"not run: data set {spec}: {reason}"
@@ -101,6 +112,11 @@ def of_study(run: StudyRun, records: Sequence[CellRecord]) -> Report:
         f"not run: {dataset} · {scenario} ({count} published numbers)"
         for (dataset, scenario), count in sorted(left.items())
     ]
+    if finished < asked:
+        notes.append(
+            f"not finished: {finished} of {asked} cells are here; the same command with"
+            " the same -o goes on"
+        )
     strangers = sum(record.key not in used for record in records)
     if strangers:
         notes.append(
@@ -110,6 +126,11 @@ def of_study(run: StudyRun, records: Sequence[CellRecord]) -> Report:
     return Report(
         title=run.study.title,
         description=run.study.description,
+        protocols=tuple(
+            (protocol.name, protocol.description)
+            for protocol in run.study.protocols
+            if protocol.name in reached and protocol.description
+        ),
         source=run.study.source,
         study=True,
         panels=tuple(panels),
@@ -126,6 +147,7 @@ def _belongs(record: CellRecord, part: StudyPart) -> bool:
         and record.embedding == part.embedding
         and attack_spec(record) == part.attack
         and record.defense.spec in part.defenses.values()
+        and (not part.seeds or record.seed in part.seeds)
     )
 
 
@@ -144,7 +166,7 @@ def _panel(
         for number in published
         if (number.dataset, number.scenario) == (part.dataset_name, part.scenario)
     }
-    seeds = {record.seed for record in shown}
+    seeds = set(part.seeds) or {record.seed for record in shown}
     rows = [
         _row(
             Row(label=label, spec=spec, published=numbers.get(label)),
@@ -175,7 +197,7 @@ def _row(row: Row, records: Sequence[CellRecord], seeds: set[int]) -> Row:
     """A row of these records; never a mean over what survived.
 
     Args:
-        seeds: seeds the other defenses of the panel were run with.
+        seeds: seeds asked for, or those the other defenses of the panel were run with.
     """
     bad = [record for record in records if record.status != "ok"]
     missing = sorted(seeds - {record.seed for record in records})
@@ -200,14 +222,14 @@ def _notes(
     done = [record for record in records if record.status == "ok"]
     notes: list[str] = []
     if done:
-        metrics = [m for row in rows for m in row.metrics]
-        seeds = sorted({record.seed for record in done})
-        prior = f"{100 * metrics[0].majority_share:.1f} %" if metrics else "unknown"
         notes += threat_notes(done[0])
+    metrics = [m for row in rows for m in row.metrics]
+    if metrics:
+        seeds = sorted({record.seed for record in done})
         notes.append(
             f"n = {_span(m.attacked.n for m in metrics)} test samples under attack of"
             f" {_span(m.clean.n for m in metrics)}; seeds {', '.join(map(str, seeds))};"
-            f" class prior (always answering the largest class) {prior}"
+            f" class prior (always answering the largest class) {prior(rows)}"
         )
         notes.append(f"95 % interval: {interval_note(done)}")
     if any(row.versus for row in rows):

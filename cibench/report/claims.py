@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..study import Claim, StudyRun
-from .compare import compare
+from .compare import compare, loss
 from .model import Comparison, Panel
+from .style import short
 
 RULE = (
     "reproduced: the 95 % interval of the difference lies above 0 against every defense"
     " the claim names; not reproduced: it lies below 0 against one of them; undecided:"
-    " otherwise (an interval holds 0). The numbers are of the comparison that decides, in"
-    " points"
+    " otherwise (an interval holds 0). Of a claim that a defense loses at most so many"
+    " points, the same of its accuracy under attack less that without, with the loss"
+    " allowed in place of 0. The numbers are of the comparison that decides, in points"
 )
 
 
@@ -34,10 +36,11 @@ class Verdict:
         """The outcome with its numbers or its reason."""
         if self.deciding is None:
             return f"{self.outcome}: {self.reason}"
-        d = self.deciding
+        d, most = self.deciding, self.claim.loses_at_most
+        allowed = "" if most is None else f", {-most:+g} allowed"
         return (
             f"{self.outcome} ({100 * d.difference:+.1f}, 95 % {100 * d.low:+.1f} to"
-            f" {100 * d.high:+.1f}, against {d.other})"
+            f" {100 * d.high:+.1f}, against {d.other}{allowed})"
         )
 
 
@@ -55,15 +58,16 @@ def _verdicts(
         if (panel.scenario, panel.dataset_name) == (claim.scenario, claim.dataset)
     ]
     for panel in fitting:
-        if panel.dataset not in run.unavailable:
-            yield _judge(claim, panel)
+        yield _judge(claim, panel)
     missing = {
         spec: reason
         for spec, reason in run.unavailable.items()
         if spec.partition(":")[0] == claim.dataset
     }
     for spec, reason in missing.items():
-        yield Verdict(claim, "", spec, "not run", reason=f"data set: {reason}")
+        # In full it stands once, in the report's notes.
+        brief = f"data set: {short(reason, 80)}"
+        yield Verdict(claim, "", spec, "not run", reason=brief)
     if not fitting and not missing:
         reason = "no protocol of this run has the scenario on this data set"
         yield Verdict(claim, "", claim.dataset, "not run", reason=reason)
@@ -82,6 +86,14 @@ def _judge(claim: Claim, panel: Panel) -> Verdict:
     for label in (claim.better, *claim.than):
         if rows[label].accuracy is None:
             return verdict("not run", reason=f"{label}: {rows[label].trouble}")
+    if claim.loses_at_most is not None:
+        own = loss(rows[claim.better])
+        if own is None:
+            return verdict("not run", reason="other samples from seed to seed")
+        bound = -claim.loses_at_most / 100
+        if own.high < bound:
+            return verdict("not reproduced", own)
+        return verdict("reproduced" if own.low > bound else "undecided", own)
     found: Mapping[str, Comparison | None] = {
         label: compare(rows[claim.better], rows[label]) for label in claim.than
     }

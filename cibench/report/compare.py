@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..bootstrap import block_length, difference_interval, mean_interval, replicates
+import numpy as np
+
+from ..bootstrap import (
+    Booleans,
+    Floats,
+    block_length,
+    difference_interval,
+    mean_interval,
+    replicates,
+)
 from ..results import CellRecord
 from ..results.table import interval, outcomes
 from ..statistics import holm, mcnemar, mcnemar_over_seeds
@@ -40,14 +49,34 @@ def compare(first: Row, second: Row) -> Comparison | None:
         return None
     correct, counted = both
     ours, theirs = correct[: len(first.seeds)], correct[len(first.seeds) :]
-    low, high = difference_interval(ours, theirs, counted, first.drawn - second.drawn)
+    return _paired(second.label, ours, theirs, counted, first.drawn - second.drawn)
+
+
+def loss(row: Row) -> Comparison | None:
+    """A row under attack against itself without, on the samples that count."""
+    found = outcomes(row.records)
+    if found is None or row.drawn is None:
+        return None
+    attacked, counted = found
+    kept = [r.outcomes for r in row.records if r.outcomes is not None]
+    clean = np.array([o.clean for o in kept]) == np.array(kept[0].labels)
+    block = block_length(len(counted), time_series=row.records[0].time_series)
+    drawn = row.drawn - replicates(clean, counted, block)
+    return _paired("itself without attack", attacked, clean, counted, drawn)
+
+
+def _paired(
+    other: str, ours: Booleans, theirs: Booleans, counted: Booleans, drawn: Floats
+) -> Comparison:
+    """Two `(seeds, n)` outcomes; `drawn` holds the difference of their replicates."""
+    low, high = difference_interval(ours, theirs, counted, drawn)
     ours, theirs = ours[:, counted], theirs[:, counted]
     tables = [
         (int((a & ~b).sum()), int((b & ~a).sum()))
         for a, b in zip(ours, theirs, strict=True)
     ]
     return Comparison(
-        other=second.label,
+        other=other,
         difference=float(ours.mean() - theirs.mean()),
         low=low,
         high=high,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _COLUMNS = 2
 #: Bands of more lines cover one another.
 _MOST_BANDS = 8
+#: More lines than these are spread over several panels.
+_MOST_LINES = 10
 
 
 def curves(panels: Sequence[Panel], axis: Axis, labels: Sequence[str]) -> Figure:
@@ -30,31 +32,47 @@ def curves(panels: Sequence[Panel], axis: Axis, labels: Sequence[str]) -> Figure
         axis: label and scale of `x`.
         labels: every defense; its place in the list decides its colour and marker.
     """
-    places = list(dict.fromkeys(panel.place for panel in panels))
-    columns = min(_COLUMNS, len(places))
-    rows = -(-len(places) // columns)
-    most = max(len(panel.rows) for panel in panels)
-    height = 3.3 + 0.1 * max(0, most - _MOST_BANDS)
-    figure = empty_figure(4.6 * columns + 0.6, height * rows + 0.4)
+    places: dict[str, list[Panel]] = {}
+    for panel in sorted(panels, key=lambda panel: panel.x or 0.0):
+        places.setdefault(panel.place, []).append(panel)
+    present = {
+        place: [
+            label
+            for label in labels
+            if any(row.label == label for panel in found for row in panel.rows)
+        ]
+        for place, found in places.items()
+    }
+    everywhere = set.intersection(*(set(shown) for shown in present.values()))
+    parts = [
+        (place, part, shown)
+        for place in dict.fromkeys(panel.place for panel in panels)
+        for part, shown in enumerate(_spread(present[place], everywhere))
+    ]
+    columns = min(_COLUMNS, len(parts))
+    rows = -(-len(parts) // columns)
+    fewest = min(len(shown) for _, _, shown in parts)
+    figure = empty_figure(4.6 * columns + 0.6, 3.5 * rows + 0.4)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for index, place in enumerate(places):
-        found = sorted(
-            (panel for panel in panels if panel.place == place),
-            key=lambda panel: panel.x or 0.0,
-        )
-        _panel(axes[index // columns][index % columns], found, axis, labels)
-    for index in range(len(places), rows * columns):
+    for index, (place, part, shown) in enumerate(parts):
+        spot = axes[index // columns][index % columns]
+        _panel(spot, places[place], axis, labels, shown)
+        of = len(_spread(present[place], everywhere))
+        title = f"{place} ({part + 1} of {of})" if of > 1 else place
+        spot.set_title(title, fontsize=FONT, loc="left")
+    for index in range(len(parts), rows * columns):
         axes[index // columns][index % columns].set_axis_off()
     for row in axes:
         row[0].set_ylabel("accuracy under attack (%)", fontsize=FONT)
     _legend(figure, panels, labels)
+    published = any(row.published for panel in panels for row in panel.rows)
     figure.text(
         *(0.0, -0.01),
         "line: mean over seeds"
-        f"{' · band: lowest to highest seed' if most <= _MOST_BANDS else ''}"
+        f"{' · band: lowest to highest seed' if fewest <= _MOST_BANDS else ''}"
         f"{' · ' if columns > 1 else chr(10)}"
-        "whisker: 95 % interval over seeds and samples · hollow: published · grey line:"
-        " largest class",
+        "whisker: 95 % interval over seeds and samples"
+        f"{' · hollow: published' if published else ''} · grey line: largest class",
         fontsize=FONT - 2,
         va="top",
     )
@@ -62,18 +80,30 @@ def curves(panels: Sequence[Panel], axis: Axis, labels: Sequence[str]) -> Figure
     return figure
 
 
+def _spread(shown: list[str], everywhere: set[str]) -> list[list[str]]:
+    """Labels by panel: those that every place has first, so that these compare."""
+    if len(shown) <= _MOST_LINES:
+        return [shown]
+    first = [label for label in shown if label in everywhere]
+    rest = [label for label in shown if label not in everywhere]
+    return [
+        group[at : at + _MOST_LINES]
+        for group in (first, rest)
+        for at in range(0, len(group), _MOST_LINES)
+    ]
+
+
 def _panel(
-    axes: Axes, panels: Sequence[Panel], axis: Axis, labels: Sequence[str]
+    axes: Axes,
+    panels: Sequence[Panel],
+    axis: Axis,
+    labels: Sequence[str],
+    shown: Sequence[str],
 ) -> None:
     xs = [panel.x or 0.0 for panel in panels]
     log = axis.scale == "log" and min(xs) > 0
     if log:
         axes.set_xscale("log")
-    shown = [
-        label
-        for label in labels
-        if any(row.label == label for panel in panels for row in panel.rows)
-    ]
     for index, label in enumerate(shown):
         points = [
             (panel.x or 0.0, row)
@@ -88,7 +118,6 @@ def _panel(
     majority = next((p.majority for p in panels if p.majority is not None), None)
     if majority is not None:
         axes.axhline(100 * majority, color="#aaaaaa", linewidth=1, zorder=0)
-    axes.set_title(panels[0].place, fontsize=FONT, loc="left")
     axes.set_xlabel(axis.label, fontsize=FONT)
     axes.set_xticks(xs, [f"{x:g}" for x in xs])
     axes.minorticks_off()
@@ -126,9 +155,9 @@ def _line(
     done = [(x, row) for x, row in points if row.accuracy is not None]
     if band and any(len(row.values) > 1 for _, row in done):
         axes.fill_between(
-            [x for x, _ in done],
-            [100 * min(row.values) for _, row in done],
-            [100 * max(row.values) for _, row in done],
+            xs,
+            [100 * min(row.values, default=float("nan")) for _, row in points],
+            [100 * max(row.values, default=float("nan")) for _, row in points],
             color=colour, alpha=0.13, linewidth=0,
         )  # fmt: skip
     for x, row in done:

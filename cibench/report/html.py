@@ -96,6 +96,9 @@ li { overflow-wrap: anywhere; }
 <h1>{{ report.title }}</h1>
 {% if report.description %}<p>{{ report.description }}</p>{% endif %}
 {% if report.source %}<p class="source">Source: {{ report.source }}</p>{% endif %}
+{% for name, text in report.protocols %}
+<p>Protocol <b>{{ name }}</b>: {{ text }}</p>
+{% endfor %}
 {% if claims %}
 <h2>{{ claims.title }}</h2>
 <div class="claims">{{ show(claims) }}</div>

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from ..results import CellRecord, Metrics
@@ -104,11 +107,36 @@ class Row:
         return "oracle-information" in self.flags
 
 
+def counted_majority(rows: Sequence[Row]) -> float | None:
+    """What always answering the largest class scores under attack.
+
+    Only samples that count are asked: those of a targeted attack's own class may not.
+    """
+    for outcomes in (record.outcomes for row in rows for record in row.records):
+        if outcomes is not None and any(outcomes.counted):
+            kept = compress(outcomes.labels, outcomes.counted)
+            return max(Counter(kept).values()) / sum(outcomes.counted)
+    return None
+
+
+def prior(rows: Sequence[Row]) -> str:
+    """The share of the largest class in percent, where it differs also without attack."""
+    shares = [m.majority_share for row in rows for m in row.metrics]
+    counted = counted_majority(rows)
+    if not shares or counted is None:
+        return "unknown"
+    text = f"{100 * counted:.1f} %"
+    if abs(counted - shares[0]) > 5e-4:
+        text += f" under attack, {100 * shares[0]:.1f} % without"
+    return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Panel:
     """One scenario on one data set, under one protocol where there is a study."""
 
     protocol: str = ""
+    """Of a study; otherwise what tells a panel from others of its data and attack."""
     dataset: str
     dataset_name: str
     scenario: str
@@ -135,8 +163,8 @@ class Panel:
 
     @property
     def majority(self) -> float | None:
-        """Share of the largest class among the test samples."""
-        return next((m.majority_share for row in self.done for m in row.metrics), None)
+        """Share of the largest class among the samples that count under attack."""
+        return counted_majority(self.done)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +175,8 @@ class Report:
     description: str = ""
     source: str = ""
     study: bool
+    protocols: tuple[tuple[str, str], ...] = ()
+    """Names and descriptions of those that were run."""
     panels: tuple[Panel, ...]
     verdicts: tuple[Verdict, ...] = ()
     notes: tuple[str, ...] = ()

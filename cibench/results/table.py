@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..flags import FLAGS
@@ -39,7 +39,11 @@ class Table:
 
 def tables(records: Iterable[CellRecord]) -> list[Table]:
     """Group records by data set, attack and embedding; sorted, whatever their order."""
-    return [_table(group) for group in groups(records)]
+    found = groups(records)
+    return [
+        replace(table, title=" · ".join(filter(None, (table.title, apart))))
+        for table, apart in zip(map(_table, found), distinctions(found), strict=True)
+    ]
 
 
 def groups(records: Iterable[CellRecord]) -> list[list[CellRecord]]:
@@ -53,6 +57,26 @@ def groups(records: Iterable[CellRecord]) -> list[list[CellRecord]]:
         )
         found.setdefault(group, []).append(record)
     return list(found.values())
+
+
+def distinctions(found: Sequence[Sequence[CellRecord]]) -> list[str]:
+    """What tells each group from others of the same data set and attack; or nothing."""
+    alike: dict[tuple[str, str], list[dict[str, str]]] = {}
+    traits = []
+    for group in found:
+        first = group[0]
+        own = {f"embedding {k}": str(v) for k, v in sorted(first.embedding.items())}
+        own |= {"data": first.fingerprint[:8], "device": first.device}
+        own["protocol"] = str(first.protocol)
+        traits.append(own)
+        alike.setdefault((first.dataset.spec, attack_spec(first)), []).append(own)
+    texts = []
+    for group, own in zip(found, traits, strict=True):
+        others = alike[group[0].dataset.spec, attack_spec(group[0])]
+        names = dict.fromkeys(name for other in others for name in other)
+        differing = [n for n in names if len({other.get(n) for other in others}) > 1]
+        texts.append(", ".join(f"{name} {own.get(name, '-')}" for name in differing))
+    return texts
 
 
 def attack_spec(record: CellRecord) -> str:

@@ -79,8 +79,7 @@ def read_table(path: Path) -> pd.DataFrame:
             table = pd.read_parquet(path)
             names = [str(name) for name in table.columns]
         elif path.suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                names = next(csv.reader(file), [])
+            names = _header(path)
             table = pd.read_csv(
                 path,
                 dtype=object,
@@ -99,7 +98,7 @@ def read_table(path: Path) -> pd.DataFrame:
             f"{path.name}: expected the package pyarrow for Parquet files, got none"
             ' installed; pip install "cibench[parquet]"'
         ) from error
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+    except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise DataError(
             f"{path.name}: expected a readable table with a header, got:"
@@ -113,7 +112,28 @@ def read_table(path: Path) -> pd.DataFrame:
     if table.empty:
         raise DataError(f"{path.name}: expected at least one row, got none")
     table.columns = pd.Index(names)
-    return table
+    return table.reset_index(drop=True)  # rows keep their number in the file
+
+
+def _header(path: Path) -> list[str]:
+    """Names of the columns of a CSV file, every row of which has as many cells.
+
+    pandas fills short rows up and cuts long ones off.
+
+    Raises:
+        DataError: a row has more or fewer cells than the header.
+    """
+    names: list[str] = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        for row in rows:
+            names = names or row
+            if row and len(row) != len(names):
+                raise DataError(
+                    f"{path.name}, line {rows.line_num}: expected {len(names)} cells, as"
+                    f" many as the header has, got {len(row)}"
+                )
+    return names
 
 
 def columns_of(mapping: Mapping, columns: list[str], file: str) -> dict[str, list[str]]:
@@ -158,9 +178,17 @@ def categorical_of(mapping: Mapping, columns: list[str], file: str) -> set[str]:
     """The categorical columns.
 
     Raises:
-        DataError: one is absent.
+        DataError: one is absent, or a glob matches none.
     """
-    return {c for p in mapping.categorical for c in _matching(p, columns, file)}
+    found: set[str] = set()
+    for pattern in mapping.categorical:
+        matching = _matching(pattern, columns, file)
+        if not matching:
+            raise DataError(
+                f"{file}: expected categorical columns that match {pattern}, got none"
+            )
+        found.update(matching)
+    return found
 
 
 def _matching(pattern: str, columns: list[str], file: str) -> list[str]:
@@ -187,7 +215,7 @@ def numbers(series: pd.Series[Any], file: str) -> NDArray[np.float64]:
     absent = series.isna().to_numpy()
     if series.dtype.kind in "biuf":
         values = series.to_numpy(dtype=np.float64, na_value=np.nan)
-    elif series.dtype.kind == "M":  # pandas would take nanoseconds for numbers
+    elif series.dtype.kind in "mM":  # pandas would take nanoseconds for numbers
         values = np.full(len(series), np.nan)
     else:
         values = pd.to_numeric(series, errors="coerce").to_numpy(
@@ -197,8 +225,8 @@ def numbers(series: pd.Series[Any], file: str) -> NDArray[np.float64]:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise DataError(
-            f"{file}, row {row + 1}, column {series.name}: expected a finite number or"
-            f" nothing, got {str(series.iloc[row])[:40]!r}; list the column under"
+            f"{file}, row {series.index[row] + 1}, column {series.name}: expected a finite"
+            f" number or nothing, got {str(series.iloc[row])[:40]!r}; list the column under"
             " categorical if it holds categories"
         )
     return values

@@ -36,6 +36,8 @@ from ._table_mapping import (
 )
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+#: A whole number written with a point.
+_WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 
 @final
@@ -77,28 +79,36 @@ class Table(AbstractDataset):
         file = located(self.path, "path", "table")
         mapping_file = located(self.mapping, "mapping", "table")
         mapping = read_mapping(mapping_file)
+        if mapping.order is not None and not self.time_series:
+            raise DataError(
+                f"{mapping_file.name}: expected time_series=true with an order column,"
+                f" got false: the split would not follow {mapping.order!r}"
+            )
         table = read_table(file)
         agents = columns_of(mapping, list(table.columns), file.name)
         categorical = categorical_of(mapping, list(table.columns), file.name)
         labelled = table[mapping.label].notna()
         unlabelled = int((~labelled).sum())
-        table = table[labelled].reset_index(drop=True)
+        if not labelled.any():
+            raise DataError(
+                f"{file.name}, column {mapping.label}: expected a label in some rows, got"
+                f" none in {len(table)}"
+            )
+        table = table[labelled]
+        if mapping.order is not None:
+            times = _times(table[mapping.order], file.name)
+            table = table.iloc[np.argsort(times, kind="stable")]
         labels, class_names = _classes(table[mapping.label])
 
         if mapping.split is not None:
             rows = _given(table[mapping.split], file.name)
         elif self.time_series:
-            order = np.arange(len(table))
-            if mapping.order is not None:
-                order = np.argsort(
-                    _times(table[mapping.order], file.name), kind="stable"
-                )
-            if len(order) < len(PARTS):
+            if len(table) < len(PARTS):
                 raise DataError(
                     f"{file.name}: expected at least {len(PARTS)} labelled rows, got"
-                    f" {len(order)}"
+                    f" {len(table)}"
                 )
-            rows = chronological(torch.from_numpy(order))
+            rows = chronological(torch.arange(len(table)))
         else:
             rows = stratified(labels, class_names, self.split_seed, file.name)
 
@@ -144,10 +154,12 @@ class Table(AbstractDataset):
 
 
 def _text(value: Any) -> str:
-    """A label or category as text: 1 and 1.0 are the same."""
+    """A label or category as text: 1 and 1.0 are the same, space around it is none."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value)
+    text = str(value).strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
 
 
 def _classes(series: pd.Series[Any]) -> tuple[torch.Tensor, tuple[str, ...]]:
@@ -169,7 +181,7 @@ def _given(series: pd.Series[Any], file: str) -> dict[str, torch.Tensor]:
         row = int(np.flatnonzero(strange)[0])
         raise DataError(
             f"{file}, column {series.name}: expected {', '.join(PARTS)}, got"
-            f" {texts[row][:40]!r} in labelled row {row + 1}"
+            f" {texts[row][:40]!r} in row {series.index[row] + 1}"
         )
     return {p: torch.from_numpy(np.flatnonzero(texts == p)) for p in PARTS}
 
@@ -187,7 +199,8 @@ def _times(series: pd.Series[Any], file: str) -> NDArray[np.float64]:
         row = int(np.flatnonzero(np.isnan(times))[0])
         raise DataError(
             f"{file}, column {series.name}: expected a number or an ISO 8601 date in"
-            f" every labelled row, got {str(series.iloc[row])[:40]!r} in row {row + 1}"
+            f" every labelled row, got {str(series.iloc[row])[:40]!r} in row"
+            f" {series.index[row] + 1}"
         )
     return times
 

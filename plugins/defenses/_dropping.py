@@ -35,6 +35,13 @@ class DroppingFusionCenter(FusionCenter):
     def suspects(self, observation: Observation) -> Tensor:
         """`(n, agents)` booleans: heard agents to drop; float64 features."""
 
+    @abstractmethod
+    def suspicion(self, observation: Observation) -> Tensor:
+        """`(n, agents)` how far each agent is on its way to be dropped, 1 at its threshold.
+
+        Differentiable, in float64; only what dropped agents score is read.
+        """
+
     def rest(self, observation: Observation) -> Observation:
         """The observation without the suspects; the choice carries no derivative."""
         with torch.no_grad():
@@ -46,8 +53,29 @@ class DroppingFusionCenter(FusionCenter):
         return self.inner.decide(self.rest(observation))
 
     def surrogate(self, observation: Observation) -> Tensor:
-        """The true decision with the choice of agents held fixed."""
-        return self.inner.surrogate(self.rest(observation))
+        """The true decision; its derivative leads back to where nobody is dropped.
+
+        With the choice held fixed, a dropped block has no derivative, and an adversary who
+        is found out once stays out. So where agents are dropped, there is added
+
+            s'(suspicion) (logits with them - logits) + s^3 (logits with them)',
+
+        s = 1 / (1 + suspicion): towards the threshold where that pays, and near it on with
+        the attack (a straight-through estimator; Bengio, Leonard and Courville 2013).
+        """
+        rest = self.rest(observation)
+        logits = self.inner.surrogate(rest)
+        dropped = observation.observed & ~rest.observed
+        rows = dropped.any(dim=1).nonzero().squeeze(1)
+        if len(rows) == 0:
+            return logits
+        here = observation[rows]
+        wide = here.with_features(here.filled(0.0).double())
+        level = torch.where(dropped[rows], self.suspicion(wide), 0.0).sum(dim=1)
+        share = (1.0 / (1.0 + level)).to(logits.dtype)[:, None]
+        kept = self.inner.surrogate(here)
+        back = share * (kept - logits[rows]).detach() + share.detach() ** 3 * kept
+        return logits.index_add(0, rows, back - back.detach())
 
 
 def conformal_quantile(scores: Tensor, known: Tensor, quantile: float) -> Tensor:

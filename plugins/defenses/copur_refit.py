@@ -15,6 +15,7 @@ from cibench import (
     FusionCenter,
     Observation,
     Training,
+    differentiable_code,
     hookimpl,
     robust_fit,
 )
@@ -71,6 +72,13 @@ class _Refit(DroppingFusionCenter):
         with torch.no_grad():
             found = conformal_quantile(self.residuals(clean), clean.observed, quantile)
         self.thresholds = found
+
+    def suspicion(self, observation: Observation) -> Tensor:
+        with torch.no_grad():
+            fit = robust_fit(self.manifold, observation)
+        code = differentiable_code(self.manifold, observation, fit.code)
+        away = observation.features - self.manifold.decode(code)
+        return self.manifold.layout.block_norms(away) / self.thresholds
 
     def suspects(self, observation: Observation) -> Tensor:
         limit = strict_minority(observation.observed, self.most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
@@ -139,14 +140,14 @@ class _Consensus(DroppingFusionCenter):
             "sets": len(sizes),
         }
 
-    def calibrate(
-        self, clean: Observation, quantile: float, generator: torch.Generator
-    ) -> None:
+    def calibrate(self, clean: Observation, quantile: float, draw: Tensor) -> None:
         """Set thresholds to quantiles of what random agents leave on clean samples.
 
         One random set per sample and number of agents, of those heard.
+
+        Args:
+            draw: `(n, agents)` uniform random numbers that order the agents.
         """
-        draw = torch.rand(clean.observed.shape, generator=generator)
         draw = draw.to(clean.features.device).masked_fill(~clean.observed, 2.0)
         order = draw.argsort(dim=1).argsort(dim=1)
         counts = torch.arange(len(self.thresholds), device=order.device)
@@ -165,12 +166,23 @@ class _Consensus(DroppingFusionCenter):
         found = torch.where(known.any(dim=0), found, 0.0)
         self.thresholds = found.cummax(dim=0).values
 
+    def suspicion(self, observation: Observation) -> Tensor:
+        # What all that were heard leave: the first set drops nobody.
+        found = torch.zeros_like(observation.observed, dtype=torch.float64)
+        for heard, rows in _patterns(observation):
+            left = consensus_residual(
+                self.manifold, observation[rows], heard[None], self.weights
+            )
+            found = found.index_add(
+                0,
+                rows,
+                (left / self.thresholds[heard.sum()]).sqrt().expand(-1, len(heard)),
+            )
+        return found
+
     def suspects(self, observation: Observation) -> Tensor:
-        # The Gram matrices depend on who was heard alone, and few patterns occur.
-        patterns, which = torch.unique(observation.observed, dim=0, return_inverse=True)
         found = torch.zeros_like(observation.observed)
-        for index in range(len(patterns)):
-            rows = which == index
+        for _, rows in _patterns(observation):
             found[rows] = self._suspects(observation[rows])
         return found
 
@@ -190,6 +202,16 @@ class _Consensus(DroppingFusionCenter):
         candidate = allowed & (sizes == size[:, None])
         best = left.masked_fill(~candidate, torch.inf).argmin(dim=1)
         return self.sets[best]
+
+
+def _patterns(observation: Observation) -> Iterator[tuple[Tensor, Tensor]]:
+    """Who was heard, `(agents,)`, and the samples of which that is true.
+
+    The Gram matrices depend on who was heard alone, and few patterns occur.
+    """
+    patterns, which = torch.unique(observation.observed, dim=0, return_inverse=True)
+    for index, heard in enumerate(patterns):
+        yield heard, (which == index).nonzero().squeeze(1)
 
 
 @final
@@ -223,13 +245,15 @@ class L0Consensus(AbstractDefense):
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit the manifold, weigh the agents, calibrate and train the head."""
+        clean = training.validation
+        # First: whether the head is stored or trained decides how much randomness it takes.
+        draw = torch.rand(clean.observed.shape, generator=generator)
         head = fit_dropout_head(training, chance=DROP_CHANCE, generator=generator)
         manifold = training.manifold(manifold_recipe("affine", self.width)).manifold
         weights = inverse_variances(manifold, training.train)
         center = _Consensus(head, manifold, weights, self.most)
-        clean = training.validation
         wide = replace(clean, features=clean.filled(0.0).double())
-        center.calibrate(wide, self.quantile, generator)
+        center.calibrate(wide, self.quantile, draw)
         return center
 
 

@@ -129,9 +129,14 @@ class LatentMedian(AbstractDefense):
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit the maps of each candidate width, keep the best and train the head."""
+        clean = training.validation
+        # Outside `fit`: what follows must not depend on whether the maps are stored.
+        corrupted = simulate_corruption(
+            clean.with_features(clean.filled(0.0).double()), generator
+        )
 
         def fit() -> dict[str, Tensor]:
-            return self._select(training, generator)
+            return self._select(training, corrupted)
 
         tensors = training.reuse("common latent", fit)
         recovery = {k: float(v) for k, v in tensors.items() if k not in _PARTS}
@@ -145,13 +150,8 @@ class LatentMedian(AbstractDefense):
         head.eval().requires_grad_(False)
         return center
 
-    def _select(
-        self, training: Training, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def _select(self, training: Training, corrupted: Observation) -> dict[str, Tensor]:
         train, clean = training.train, training.validation
-        corrupted = simulate_corruption(
-            clean.with_features(clean.filled(0.0).double()), generator
-        )
         limit = min(train.layout.width, len(train) - 1)
         widths = [w for w in WIDTHS if w <= limit] or [limit]
         if self.width is not None:

@@ -167,6 +167,9 @@ class _Consistency(DroppingFusionCenter):
         right = changed.gather(1, worst.indices[:, None]).squeeze(1)
         return float((right & (worst.values > 1)).double().mean())
 
+    def suspicion(self, observation: Observation) -> Tensor:
+        return self.errors(observation) / self.thresholds
+
     def suspects(self, observation: Observation) -> Tensor:
         dropped = torch.zeros_like(observation.observed)
         limit = strict_minority(observation.observed, self.most)
@@ -213,8 +216,10 @@ class LeaveOneOut(AbstractDefense):
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit the ridge, pick its strength, calibrate and train the head."""
-        head = fit_dropout_head(training, chance=DROP_CHANCE, generator=generator)
         train, clean = training.train, training.validation
+        # First: whether the head is stored or trained decides how much randomness it takes.
+        corrupted = simulate_corruption(clean, generator)
+        head = fit_dropout_head(training, chance=DROP_CHANCE, generator=generator)
         mean = mean_features(train).double()
         centered = train.filled(mean).double() - mean
         scale = scales(centered, train)
@@ -224,7 +229,6 @@ class LeaveOneOut(AbstractDefense):
             _Consistency(head, mean, scale, covariance, strength, self.most)
             for strength in STRENGTHS
         ]
-        corrupted = simulate_corruption(clean, generator)
         corrupted = corrupted.with_features(corrupted.features.double())
         away = corrupted.filled(0.0) - clean.filled(0.0)
         changed = (clean.layout.block_norms(away) > 0) & clean.observed

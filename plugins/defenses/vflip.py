@@ -86,7 +86,8 @@ class _Vote(DroppingFusionCenter):
         single = replace(repeated, observed=repeated.observed & alone.repeat(n, 1))
         predicted = self.autoencoder(single)
         actual = self.autoencoder.standard(repeated)
-        return layout.block_norms(actual - predicted).reshape(n, layout.agents, -1)
+        errors = layout.block_norms(actual - predicted)
+        return errors.reshape(n, layout.agents, layout.agents)
 
     def pairs(self, observation: Observation) -> Tensor:
         """`(n, agents, agents)` whether j and i were both heard, and differ."""
@@ -101,17 +102,27 @@ class _Vote(DroppingFusionCenter):
         found = conformal_quantile(scores.flatten(1), known.flatten(1), quantile)
         self.thresholds = found.reshape(scores.shape[1:])
 
+    def suspicion(self, observation: Observation) -> Tensor:
+        excess = self.scores(observation) / self.thresholds
+        return _typical(excess, self.pairs(observation)).nan_to_num(0.0)
+
     def suspects(self, observation: Observation) -> Tensor:
         pairs = self.pairs(observation)
         excess = self.scores(observation) / self.thresholds
         votes = ((excess > 1) & pairs).sum(dim=1)
         voters = pairs.sum(dim=1).clamp_min(1)
         # Between equal votes the typical voter's error decides.
-        typical = excess.masked_fill(~pairs, torch.nan).nanmedian(dim=1).values
+        typical = _typical(excess, pairs)
         tie = (typical / (1 + typical)).nan_to_num(1.0) / voters
         ratios = torch.where(2 * votes > voters, 2 * votes / voters + tie, 0.0)
         limit = strict_minority(observation.observed, self.most)
         return worst_above(ratios, observation.observed, limit)
+
+
+def _typical(excess: Tensor, pairs: Tensor) -> Tensor:
+    """`(n, agents)` median over the voters of an agent's excess; NaN without any."""
+    found: Tensor = excess.masked_fill(~pairs, torch.nan).nanmedian(dim=1).values
+    return found
 
 
 @final
