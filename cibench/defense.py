@@ -214,7 +214,8 @@ class _Told(FusionCenter):
                 f" samples whose corrupted agents it was told, got {len(observation)}"
             )
         size = self.center.samples_per_chunk
-        pieces = [slice(at, at + size) for at in range(0, len(observation), size)]
+        starts = range(0, max(1, len(observation)), size)
+        pieces = [slice(at, at + size) for at in starts]
         return [(observation[piece], self.corrupted[piece]) for piece in pieces]
 
 

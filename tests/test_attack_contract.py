@@ -91,6 +91,33 @@ def test_honest_blocks_are_restored_and_own_blocks_are_sent():
     assert torch.equal(result.observed, clean.observed)
 
 
+class Fusion(Cheat):
+    knowledge: ClassVar[str] = "fusion"
+
+
+@pytest.mark.parametrize("kind", [Cheat, Fusion])
+def test_an_oblivious_attack_sees_its_own_blocks_only(kind):
+    clean, own = observation_of(LAYOUT, 30, missing=0.2), half_compromised(30)
+    seen = []
+
+    def look(observation, *_):
+        seen.append((observation.features.clone(), observation.observed.clone()))
+        return observation
+
+    result = launch(kind(do=look), clean, own)
+    assert torch.equal(result.features, clean.features)
+    assert torch.equal(result.observed, clean.observed)
+    ((features, observed),) = seen
+    if kind is Fusion:
+        assert torch.equal(features, clean.features)
+        assert torch.equal(observed, clean.observed)
+        return
+    assert torch.equal(observed, clean.observed & own)
+    columns = LAYOUT.expand(own & clean.observed)
+    assert torch.equal(features[columns], clean.features[columns])
+    assert features[~columns].isnan().all()
+
+
 def test_an_agent_that_recorded_nothing_cannot_send():
     clean, own = observation_of(LAYOUT, 30, missing=0.4), half_compromised(30)
     silent = own & ~clean.observed

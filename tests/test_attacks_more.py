@@ -17,6 +17,7 @@ from cibench.evaluate import guarded
 from cibench.execute.store import ArtifactStore
 from cibench.registry import default_registry
 from cibench.scenario import audit
+from cibench_plugins.attacks import _donors
 from cibench_plugins.attacks._best import Best
 from cibench_plugins.attacks._blocks import block_rms
 from cibench_plugins.attacks._descent import block_scale
@@ -469,6 +470,21 @@ def test_donors_are_drawn_evenly():
     counts = Counter(donors.drawn(4000, seeded())[:, 0].tolist())
     assert set(counts) == set(allowed)
     assert stats.chisquare([counts[k] for k in allowed]).pvalue > 0.01
+
+
+def test_donors_do_not_depend_on_how_many_samples_are_compared_at_a_time(monkeypatch):
+    recorded, labels = recordings(missing=0.0)
+    clean = clean_of()
+    donors = Donors(
+        recorded=recorded, labels=labels, criterion=Criterion(labels_of(clean)),
+        compromised=mask_of(2),
+    )  # fmt: skip
+    units = torch.ones(LAYOUT.width)
+    whole = donors.drawn(3, seeded()), donors.nearest(clean, ~mask_of(2), units)
+    monkeypatch.setattr(_donors, "_PAIRS", 7 * K)
+    assert [piece.stop - piece.start for piece in donors._pieces()] == [7] * 4
+    pieces = donors.drawn(3, seeded()), donors.nearest(clean, ~mask_of(2), units)
+    assert all(map(torch.equal, whole, pieces))
 
 
 def test_without_a_donor_there_is_none():

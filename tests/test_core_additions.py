@@ -336,6 +336,14 @@ def test_told_in_chunks_it_answers_the_same():
     )
 
 
+def test_told_about_no_samples_it_answers_none():
+    center = Drops(linear_head(LAYOUT.width, CLASSES)).eval()
+    nothing = observation_of(LAYOUT, 5)[:0]
+    told = center.told(torch.zeros(0, LAYOUT.agents, dtype=torch.bool))
+    assert told(nothing).logits.shape == (0, CLASSES)
+    assert told.differentiable_logits(nothing).shape == (0, CLASSES)
+
+
 def test_told_it_shows_its_own_surrogate():
     class Surrogate(Drops):
         def surrogate_told(self, observation, corrupted):

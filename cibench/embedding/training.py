@@ -66,7 +66,9 @@ class Training:
         Args:
             label: names everything the tensors depend on besides this embedding, the
                 defense with its options and the source of its package.
-            fit: computes the tensors.
+            fit: computes the tensors. It is not called where they are stored, so whatever
+                is drawn from a generator outside must not depend on what `fit` draws: draw
+                it before, or give `fit` a generator of its own.
         """
         return self._shared(content_key(self.scope, label), fit)
 

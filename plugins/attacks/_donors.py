@@ -12,8 +12,8 @@ from cibench import Criterion, Observation
 
 from ._blocks import replaced
 
-#: Samples compared with all recordings at a time, which bounds memory.
-_SAMPLES = 1024
+#: Most samples compared with all recordings at a time, and most pairs, which bound memory.
+_SAMPLES, _PAIRS = 1024, 2**23
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,8 +81,9 @@ class Donors:
         return replaced(observation, self.compromised & (donor >= 0)[:, None], lent)
 
     def _pieces(self) -> Iterator[slice]:
-        for start in range(0, len(self.compromised), _SAMPLES):
-            yield slice(start, start + _SAMPLES)
+        size = max(1, min(_SAMPLES, _PAIRS // max(1, len(self.labels))))
+        for start in range(0, len(self.compromised), size):
+            yield slice(start, start + size)
 
     def _allowed(self, piece: slice) -> Tensor:
         """`(samples, k)` recordings that may stand in."""
