@@ -108,6 +108,8 @@ class Evaluation:
     fitted: dict[str, float | int | str]
     transfer_breaks: float | None
     unusable_gradients: float | None
+    undefended: bool
+    """Whether the fusion center is the undefended one, which `fusion` attacks know."""
 
 
 def evaluate(
@@ -274,6 +276,16 @@ def evaluate(
         fitted=fusion_center.facts,
         transfer_breaks=transfer_breaks,
         unusable_gradients=cost.unusable / cost.gradients if cost.gradients else None,
+        undefended=_same_model(fusion_center, training.undefended),
+    )
+
+
+def _same_model(fusion_center: FusionCenter, undefended: FusionCenter) -> bool:
+    if type(fusion_center) is not type(undefended):
+        return False
+    ours, theirs = fusion_center.state_dict(), undefended.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
     )
 
 

@@ -105,6 +105,7 @@ def raise_flags(
     transfer_breaks: float | None,
     unusable_gradients: float | None,
     oracle: bool = False,
+    undefended: bool = False,
 ) -> tuple[str, ...]:
     """The flags of a finished cell, sorted.
 
@@ -115,6 +116,8 @@ def raise_flags(
             center but not by the adaptive one.
         unusable_gradients: share of gradients that were zero or not finite.
         oracle: whether the defense is told which agents are corrupted.
+        undefended: whether the fusion center is the undefended one, all of which an
+            attacker of the undefended knows.
     """
     metrics = record.metrics
     if metrics is None:
@@ -135,7 +138,7 @@ def raise_flags(
         and unbounded
         and _left_standing(record, metrics) > 0.05,
         "not-adaptive": not exact
-        and record.defense.name != "none"
+        and not undefended
         and not any(part.knowledge == "adaptive" for part in record.attack),
         "transfer-beats-adaptive": (transfer_breaks or 0.0) > 0.01,
         "gradient-unusable": (unusable_gradients or 0.0) > 0.01,

@@ -15,9 +15,11 @@ from cibench.embedding.released import (
     RATE,
     released_descent,
 )
+from cibench.evaluate import _same_model
 from cibench.execute.store import ArtifactStore
 from cibench.manifold.autoencoder import fit_released_autoencoder
 from cibench_plugins.datasets.synthetic import Synthetic
+from cibench_plugins.defenses.none import NoDefense
 from helpers import layout_of, observation_of, seeded
 
 
@@ -49,7 +51,9 @@ def test_the_rate_decays_by_steps():
     expected = 1.0
     for step in range(12):
         expected *= 1 - RATE * DECAY ** (step / DECAY_STEPS)
-    assert descend(Point(), epochs=4, decayed=True) == pytest.approx(expected, rel=1e-12)
+    assert descend(Point(), epochs=4, decayed=True) == pytest.approx(
+        expected, rel=1e-12
+    )
     assert expected != pytest.approx((1 - RATE) ** 12, rel=1e-9)
 
 
@@ -113,3 +117,16 @@ def test_nothing_is_judged_where_nothing_is_to_be_chosen(released):
     assert fitted.recovery == {}
     assert fitted.manifold.rank == CODE_WIDTH
     assert 0 < fitted.residual < 2
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({}, True),
+        ({"head": "plain"}, False),
+        ({"head": "manifold", "manifold": "mlp", "width": CODE_WIDTH}, True),
+    ],
+)
+def test_what_an_attacker_of_the_undefended_knows(released, options, same):
+    center = NoDefense(**options).fit(released, generator=seeded())
+    assert _same_model(center, released.undefended) is same

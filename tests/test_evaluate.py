@@ -758,7 +758,7 @@ def record_of(
 def flags_of(given):
     options = {
         "partial": False, "test_statistics": False, "transfer_breaks": None,
-        "unusable_gradients": None, "oracle": False,
+        "unusable_gradients": None, "oracle": False, "undefended": False,
     }  # fmt: skip
     measured = {k: given.pop(k) for k in list(given) if k in options}
     return set(raise_flags(record_of(**given), **{**options, **measured}))
@@ -773,8 +773,9 @@ CASES = {
          {"attacked_undefended": 900, "gradients": 0}],
     ),
     "not-adaptive": (
-        [{"knowledge": "fusion"}, {"knowledge": "oblivious", "attacks": ("flip",)}],
-        [{}, {"knowledge": "fusion", "defense": "none"},
+        [{"knowledge": "fusion"}, {"knowledge": "oblivious", "attacks": ("flip",)},
+         {"knowledge": "fusion", "defense": "none"}],
+        [{}, {"knowledge": "fusion", "undefended": True},
          {"knowledge": "oblivious", "attacks": ("none",)}],
     ),
     "transfer-beats-adaptive": (

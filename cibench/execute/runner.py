@@ -263,6 +263,7 @@ class Runner:
             transfer_breaks=found.transfer_breaks,
             unusable_gradients=found.unusable_gradients,
             oracle=cell.defense.configured.capabilities.needs_corrupted_agents,
+            undefended=found.undefended,
         )
         return msgspec.structs.replace(finished, flags=list(flags))
 
@@ -286,15 +287,9 @@ class Runner:
 
     def _blank(self, cell: Cell, key: str) -> CellRecord:
         dataset = self.dataset(cell)
-        fits = cell.title not in self._skipped
-        return blank_record(
-            cell,
-            key,
-            dataset,
-            self.recipe(dataset),
-            # As the harness knows it before there is an embedding: without radii.
-            attack_parts(
-                cell, self.scenario(cell, dataset) if fits else None, radii=False
-            ),
-            self.settings.device.type,
-        )
+        skipped = cell.title in self._skipped
+        # As the harness knows it before there is an embedding: without radii.
+        scenario = None if skipped else self.scenario(cell, dataset)
+        parts = attack_parts(cell, scenario, radii=False)
+        recipe, device = self.recipe(dataset), self.settings.device.type
+        return blank_record(cell, key, dataset, recipe, parts, device)
