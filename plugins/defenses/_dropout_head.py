@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cibench import (
     Training,
@@ -13,8 +13,9 @@ from cibench import (
     drop_agents,
     fusion_head,
     mean_features,
-    minimize,
 )
+
+from ._random_inputs import fit_on_random_inputs
 
 
 def fit_dropout_head(
@@ -27,7 +28,7 @@ def fit_dropout_head(
 
     Source: Neverova, Wolf, Taylor and Nebout 2016 (ModDrop).
     """
-    recipe, train, labels = training.recipe, training.train, training.train_labels
+    recipe, train = training.recipe, training.train
     fill = mean_features(train)
     head = fusion_head(training.layout.width, training.classes, recipe, generator)
     head.to(train.features)
@@ -39,35 +40,13 @@ def fit_dropout_head(
         for part in (0.0, chance, chance)
     ]
 
-    def loss(indices: Tensor) -> Tensor:
-        indices = indices.to(labels.device)
+    def draw(indices: Tensor) -> Tensor:
         batch = train[indices]
-        heard = replace(batch, observed=drop_agents(batch.observed, chance, generator))
-        return nn.functional.cross_entropy(head(heard.filled(fill)), labels[indices])
+        heard = drop_agents(batch.observed, chance, generator)
+        return replace(batch, observed=heard).filled(fill)
 
-    def validation_loss() -> Tensor:
-        losses = [
-            nn.functional.cross_entropy(head(values), training.validation_labels)
-            for values in held_out
-        ]
-        return torch.stack(losses).mean()
-
-    def fit() -> dict[str, Tensor]:
-        minimize(
-            head,
-            loss,
-            validation_loss,
-            n=len(labels),
-            epochs=recipe.epochs,
-            patience=recipe.patience,
-            batch=recipe.batch,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            generator=generator,
-            progress=training.progress,
-            phase="dropout head",
-        )
-        return dict(head.state_dict())
-
-    head.load_state_dict(training.reuse(f"dropout head {chance}", fit))
-    return UndefendedFusionCenter(head.eval().requires_grad_(False), fill)
+    label = f"dropout head {chance}"
+    fit_on_random_inputs(
+        training, head, draw, held_out, label=label, generator=generator
+    )
+    return UndefendedFusionCenter(head, fill)

@@ -16,9 +16,9 @@ from cibench import (
     Training,
     drop_agents,
     fusion_head,
-    minimize,
 )
 
+from ._random_inputs import fit_on_random_inputs
 from ._smoothing import Smoother
 
 
@@ -175,7 +175,7 @@ def fit_noisy_head(
 
     Source: Cohen, Rosenfeld and Kolter 2019, section 3.3.
     """
-    recipe, labels = training.recipe, training.train_labels
+    recipe = training.recipe
     width, like = clean.train.layout.width, clean.train.features
     head = fusion_head(width, training.classes, recipe, generator).to(like)
 
@@ -186,36 +186,11 @@ def fit_noisy_head(
 
     held_out = [noised(clean.validation) for _ in range(4)]
 
-    def loss(indices: Tensor) -> Tensor:
-        indices = indices.to(labels.device)
+    def draw(indices: Tensor) -> Tensor:
         batch = clean.train[indices]
         heard = drop_agents(batch.observed, clean.dropout, generator)
-        values = noised(replace(batch, observed=heard))
-        return nn.functional.cross_entropy(head(values), labels[indices])
+        return noised(replace(batch, observed=heard))
 
-    def validation_loss() -> Tensor:
-        losses = [
-            nn.functional.cross_entropy(head(values), training.validation_labels)
-            for values in held_out
-        ]
-        return torch.stack(losses).mean()
-
-    def fit() -> dict[str, Tensor]:
-        minimize(
-            head,
-            loss,
-            validation_loss,
-            n=len(labels),
-            epochs=recipe.epochs,
-            patience=recipe.patience,
-            batch=recipe.batch,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            generator=generator,
-            progress=training.progress,
-            phase="noisy head",
-        )
-        return dict(head.state_dict())
-
-    head.load_state_dict(training.reuse("noisy head", fit))
-    return head.eval().requires_grad_(False)
+    return fit_on_random_inputs(
+        training, head, draw, held_out, label="noisy head", generator=generator
+    )

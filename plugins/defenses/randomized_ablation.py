@@ -19,7 +19,6 @@ from cibench import (
     Training,
     fusion_head,
     hookimpl,
-    minimize,
 )
 from cibench.certify import (
     all_subsets,
@@ -29,6 +28,8 @@ from cibench.certify import (
     vote_counts,
     whole_subsets,
 )
+
+from ._random_inputs import fit_on_random_inputs
 
 #: Most bytes the working set of a batch may take.
 _MEMORY = 256 * 2**20
@@ -187,7 +188,7 @@ class RandomizedAblation(AbstractDefense):
 
 def _fit_base(training: Training, keep: int, generator: torch.Generator) -> nn.Module:
     """The recipe's head on masked features and mask, trained on random subsets."""
-    recipe, train, labels = training.recipe, training.train, training.train_labels
+    recipe, train = training.recipe, training.train
     layout = training.layout
     base = fusion_head(
         layout.width + layout.agents, training.classes, recipe, generator
@@ -198,37 +199,13 @@ def _fit_base(training: Training, keep: int, generator: torch.Generator) -> nn.M
         for _ in range(_VALIDATION_DRAWS)
     ]
 
-    def loss(indices: Tensor) -> Tensor:
-        indices = indices.to(labels.device)
-        values = _random_input(train[indices], keep, generator)
-        return nn.functional.cross_entropy(base(values), labels[indices])
+    def draw(indices: Tensor) -> Tensor:
+        return _random_input(train[indices], keep, generator)
 
-    def validation_loss() -> Tensor:
-        losses = [
-            nn.functional.cross_entropy(base(values), training.validation_labels)
-            for values in held_out
-        ]
-        return torch.stack(losses).mean()
-
-    def fit() -> dict[str, Tensor]:
-        minimize(
-            base,
-            loss,
-            validation_loss,
-            n=len(labels),
-            epochs=recipe.epochs,
-            patience=recipe.patience,
-            batch=recipe.batch,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            generator=generator,
-            progress=training.progress,
-            phase="ablation base model",
-        )
-        return dict(base.state_dict())
-
-    base.load_state_dict(training.reuse("ablation base model", fit))
-    return base.to(train.features).eval().requires_grad_(False)
+    label = "ablation base model"
+    return fit_on_random_inputs(
+        training, base, draw, held_out, label=label, generator=generator
+    )
 
 
 def _random_input(
