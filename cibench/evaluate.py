@@ -7,8 +7,7 @@ An attack's own opinion of its success is never used.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -23,34 +22,9 @@ from .metrics import balanced_accuracy, majority_share, proportion
 from .references import References, decide, predictions
 from .results import Metrics, Outcomes, Proportion, Timings
 from .scenario import Cost, Draw, Scenario, set_names
-from .seeds import scoped_generator
 
 #: Statuses of a solver that did what was asked: converged, no agents, fixed steps.
 _SETTLED = (0, 3, 4)
-
-
-@contextmanager
-def guarded(training: Training, name: str) -> Iterator[None]:
-    """Restore what a defense learns from, which other cells share, whatever it did.
-
-    Raises:
-        ContractError: the defense changed it.
-    """
-    parts = [training.train.features, training.train.observed, training.train_labels]
-    parts += [training.validation.features, training.validation.observed]
-    parts += [training.validation_labels, *training.undefended.state_dict().values()]
-    before = [part.clone() for part in parts]
-    try:
-        yield
-    finally:
-        kept = all(map(torch.equal, parts, before))
-        for part, old in zip(parts, before, strict=True):
-            part.copy_(old)
-    if not kept:
-        raise ContractError(
-            f"defense {name}: expected training data and the undefended fusion center to"
-            " be left unchanged, got modified ones; work on a copy"
-        )
 
 
 @dataclass(eq=False)
@@ -118,41 +92,22 @@ def evaluate(
     defense: AbstractDefense,
     training: Training,
     *,
-    seed_scope: str,
+    fusion_center: FusionCenter,
+    fit_seconds: float = 0.0,
     report: Callable[[str], None] = lambda phase: None,
 ) -> Evaluation:
-    """Fit a defense, attack it, and count what it decides.
+    """Attack a fitted defense, and count what it decides.
 
     Args:
         scenario: the attack on clean test embeddings.
         references: `refer(scenario, training.undefended)`.
-        seed_scope: canonical spec of the defense, part of its fit's seed.
+        fusion_center: what `fit_defense` gave.
+        fit_seconds: how long that took.
         report: called with the name of each phase as it begins.
 
     Raises:
         ContractError: attack or defense broke its contract; other errors are theirs.
     """
-    report("fit")
-    started = time.perf_counter()
-    generator = scoped_generator(
-        scenario.seed, part="fit", dataset=scenario.dataset, defense=seed_scope
-    )
-    fusion_center = defense.fit(training, generator=generator)
-    if not isinstance(fusion_center, FusionCenter):
-        raise ContractError(
-            f"defense {defense.name}: expected a FusionCenter from fit, got"
-            f" {type(fusion_center).__name__}"
-        )
-    fusion_center.eval()
-    fit_seconds = time.perf_counter() - started
-    oracle = isinstance(fusion_center, OracleFusionCenter)
-    if oracle != defense.capabilities.needs_corrupted_agents:
-        raise ContractError(
-            f"defense {defense.name}: expected an OracleFusionCenter from fit exactly if"
-            " it declares needs_corrupted_agents, got"
-            f" {type(fusion_center).__name__}"
-        )
-
     clean_decision, _ = decide(fusion_center, scenario.clean)
     if clean_decision.logits.shape[1] != training.classes:
         raise ContractError(
@@ -245,7 +200,6 @@ def evaluate(
         rejected_blocks=rejected,
         queries=cost.queries,
         gradients=cost.gradients,
-        milliseconds_per_sample=1e3 * predict_seconds / (n * runs),
     )
     outcomes = Outcomes(
         labels=labels.tolist(),
@@ -272,6 +226,7 @@ def evaluate(
             fit_seconds=fit_seconds,
             attack_seconds=attack_seconds,
             predict_seconds=predict_seconds,
+            milliseconds_per_sample=1e3 * predict_seconds / (n * runs),
         ),
         fitted=fusion_center.facts,
         transfer_breaks=transfer_breaks,

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import fnmatch
-import hashlib
-from collections.abc import Sequence
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ._errors import EmptySelectionError, ThreatModelError, UsageError
+from ._errors import (
+    CibenchError,
+    EmptySelectionError,
+    OptionError,
+    PluginError,
+    ThreatModelError,
+    UsageError,
+)
+from ._selection import Wanted, wanted
+from ._selection import expand_names as expand_names
+from ._sources import harness_hash as harness_hash
+from ._sources import source_hash
+from .parameters import vary
 from .registry import PluginEntry, Registry
 from .spec import Spec, canonical, resolved
 
@@ -24,15 +35,20 @@ class Plugin:
 
     entry: PluginEntry
     configured: Any
+    """None where the plugin cannot be loaded."""
     typed: bool = True
     """Whether the user named it, rather than a glob or `all`."""
+    given: Spec | None = None
+    """The spec it was configured from, which says where its files are; if any."""
+    error: str = ""
+    """Why it cannot be loaded."""
 
-    @property
+    @cached_property
     def spec(self) -> str:
         """Canonical spec."""
-        return canonical(self.configured)
+        return self.entry.name if self.error else canonical(self.configured)
 
-    @property
+    @cached_property
     def component(self) -> Component:
         """What a record keeps of it."""
         from .results import Component
@@ -40,10 +56,10 @@ class Plugin:
         return Component(
             name=self.entry.name,
             spec=self.spec,
-            options=resolved(self.configured),
+            options={} if self.error else resolved(self.configured),
             distribution=self.entry.distribution,
             version=self.entry.version,
-            source=source_hash(self.entry.module),
+            source="" if self.error else source_hash(self.entry.module),
         )
 
 
@@ -55,45 +71,26 @@ class Cell:
     attack: tuple[Plugin, ...]
     defense: Plugin
     seed: int
+    embedding: str | None = None
+    """Embedding recipe by spec; None takes the data set's own."""
 
-    @property
+    @cached_property
     def attack_spec(self) -> str:
         """Canonical spec of the attack, parts joined by `+`."""
         return "+".join(part.spec for part in self.attack)
 
     @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Data set, parts of the attack and defense."""
+        return (self.dataset, *self.attack, self.defense)
+
+    @cached_property
     def title(self) -> str:
         """The cell in one line."""
         return (
             f"{self.dataset.spec} · {self.attack_spec} · {self.defense.spec}"
             f" · seed {self.seed}"
         )
-
-
-def expand_names(
-    registry: Registry, kind: str, texts: Sequence[str]
-) -> list[tuple[str, bool]]:
-    """Replace `all` and globs by the names they match; say which texts were typed.
-
-    Raises:
-        EmptySelectionError: a glob matches nothing.
-    """
-    expanded: list[tuple[str, bool]] = []
-    for text in texts:
-        if text == "all" or (
-            "[" not in text and set("*?") & set(text.partition(":")[0])
-        ):
-            pattern = "*" if text == "all" else text
-            matched = fnmatch.filter(registry.names(kind), pattern)
-            if not matched:
-                raise EmptySelectionError(
-                    f"{kind} {text!r}: expected a pattern that matches a {kind}, got none"
-                    f" of {', '.join(registry.names(kind))}"
-                )
-            expanded += [(name, False) for name in matched]
-        else:
-            expanded.append((text, True))
-    return expanded
 
 
 def expand(
@@ -103,39 +100,56 @@ def expand(
     attacks: Sequence[str],
     defenses: Sequence[str],
     seeds: Sequence[int],
+    parameters: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    embedding: str | None = None,
 ) -> list[Cell]:
     """The cross product, each cell once, sorted by data set, seed, attack and defense.
 
+    A plugin that only a glob or `all` named never stops the others: one that cannot be
+    loaded comes back with its `error`, one that needs options is left out.
+
+    Args:
+        registry: where plugins are looked up.
+        datasets, attacks, defenses: specs, globs or `all`.
+        seeds: of the repetitions.
+        parameters: options to vary, as `parameters.vary` reads them.
+        exclude: cells to drop, as `exclusion.Axes.kept` reads them.
+        embedding: recipe of every cell; None takes each data set's own.
+
     Raises:
         UsageError, PluginError: a name, an option or a plugin is not right.
-        EmptySelectionError: nothing is selected.
+        EmptySelectionError: nothing is selected, or all of it is dropped.
     """
-
-    def configured(kind: str, spec: Spec, typed: bool) -> Plugin:
-        entry = registry.entry(kind, spec.name)
-        return Plugin(entry, registry.configure(kind, spec), typed)
-
-    def plugins(kind: str, texts: Sequence[str]) -> list[Plugin]:
-        names = expand_names(registry, kind, texts)
-        return _once(
-            [configured(kind, Spec.parse(name), typed) for name, typed in names]
-        )
-
-    compositions = {}
-    for text, typed in expand_names(registry, "attack", attacks):
-        specs = Spec.parse_composition(text)
-        parts = tuple(configured("attack", spec, typed) for spec in specs)
+    texts = {"dataset": datasets, "attack": attacks, "defense": defenses}
+    selected = vary(
+        {kind: wanted(registry, kind, given) for kind, given in texts.items()},
+        parameters,
+    )
+    configured = {
+        kind: _configured(registry, kind, selected[kind]) for kind in selected
+    }
+    for parts in configured["attack"]:
         check_composition(parts)
-        compositions["+".join(part.spec for part in parts)] = parts
+    data = [plugin for (plugin,) in configured["dataset"]]
+    repetitions = sorted(set(seeds))
+    against = configured["attack"]
+    defended = [plugin for (plugin,) in configured["defense"]]
+    grid: Iterable[Any] = itertools.product(data, repetitions, against, defended)
+    if exclude and data and repetitions and against and defended:
+        from .exclusion import Axes
+
+        kept = Axes(data, repetitions, against, defended).kept(exclude)
+        grid = itertools.compress(grid, kept)
     cells = [
-        Cell(dataset, attack, defense, seed)
-        for dataset in plugins("dataset", datasets)
-        for seed in sorted(set(seeds))
-        for attack in compositions.values()
-        for defense in plugins("defense", defenses)
+        Cell(dataset, attack, defense, seed, embedding)
+        for dataset, seed, attack, defense in grid
     ]
     if not cells:
-        raise EmptySelectionError("the selection matches no cell")
+        raise EmptySelectionError(
+            "the selection matches no cell"
+            + (": --exclude drops all that is selected" if exclude else "")
+        )
     return cells
 
 
@@ -145,6 +159,8 @@ def check_composition(parts: Sequence[Plugin]) -> None:
     Raises:
         ThreatModelError: two parts pursue different targets, or several enumerate sets.
     """
+    if len(parts) < 2:
+        return
     threats = [part.configured.threat for part in parts]
     if sum(threat.agents.is_worst for threat in threats) > 1:
         raise ThreatModelError(
@@ -157,52 +173,84 @@ def check_composition(parts: Sequence[Plugin]) -> None:
         )
 
 
-def _once(plugins: list[Plugin]) -> list[Plugin]:
-    kept: dict[str, Plugin] = {}
-    for plugin in plugins:
-        if kept.setdefault(plugin.spec, plugin).configured != plugin.configured:
+def _configured(
+    registry: Registry, kind: str, selected: Sequence[Wanted]
+) -> list[tuple[Plugin, ...]]:
+    """Plugins and compositions, each once by canonical spec, in the order given."""
+    known: dict[tuple[Spec, bool], Plugin] = {}
+    kept: dict[str, tuple[Plugin, ...]] = {}
+    unfit: list[OptionError] = []
+    for one in selected:
+        try:
+            for spec in one.specs:
+                if (spec, one.typed) not in known:
+                    known[spec, one.typed] = _plugin(registry, kind, spec, one.typed)
+        except OptionError as error:
+            if one.typed:
+                raise
+            unfit.append(error)
+            continue
+        parts = tuple(known[spec, one.typed] for spec in one.specs)
+        name = "+".join(part.spec for part in parts)
+        first = kept.setdefault(name, parts)
+        if any(a.configured != b.configured for a, b in zip(first, parts, strict=True)):
             raise UsageError(
-                f"{plugin.spec}: expected one place to read it from in a run, got two;"
-                " run them apart"
+                f"{name}: expected one place to read it from in a run, got two; run them"
+                " apart"
             )
+        if one.typed:
+            kept[name] = parts
+    if unfit and not kept:
+        raise unfit[0]
     return list(kept.values())
 
 
-@cache
-def source_hash(module: str) -> str:
-    """Hash of the source of the plugin's package, or of its module if it has no package.
+def _plugin(registry: Registry, kind: str, spec: Spec, typed: bool) -> Plugin:
+    """A configured plugin, or what is wrong with one that nobody typed.
 
-    An editable install changes without changing its version.
+    Raises:
+        OptionError: an option is wrong or lacking.
+        UsageError, PluginError: it was typed and there is none, or it cannot be loaded.
     """
-    import importlib
-
-    top = importlib.import_module(module.partition(".")[0])
-    if top.__file__ is None:  # a namespace package, which several distributions share
-        top = importlib.import_module(module)
-    assert top.__file__ is not None
-    path = Path(top.__file__)
-    packaged = hasattr(top, "__path__")
-    return _hash_files(sorted(path.parent.rglob("*.py")) if packaged else [path])
-
-
-#: Parts of the harness that come before or after the numbers.
-_NO_NUMBERS = ("cli", "leaderboard", "report", "suites", "study.py", "bootstrap.py")
-
-
-@cache
-def harness_hash() -> str:
-    """Hash of the harness' own sources that can change a number."""
-    root = Path(__file__).parent
-    files = [
-        path
-        for path in sorted(root.rglob("*.py"))
-        if path.relative_to(root).parts[0] not in _NO_NUMBERS
-    ]
-    return _hash_files(files)
+    try:
+        entry = registry.entry(kind, spec.name)
+        _check_required(kind, registry.load(kind, spec.name), spec, typed=typed)
+        plugin = Plugin(entry, registry.configure(kind, spec), typed, spec)
+        _ = plugin.spec  # here, where a fault of its fields can still be told
+    except (OptionError, KeyboardInterrupt):
+        raise
+    except CibenchError as error:
+        fault = error
+    except BaseException as error:  # a stranger's class may raise anything
+        fault = PluginError(
+            f"{entry.title} cannot be configured: {type(error).__name__}: {error};"
+            f" reinstall or uninstall {entry.distribution}"
+        )
+    else:
+        return plugin
+    if typed:
+        raise fault
+    claims = (e for e in registry.entries if (e.kind, e.name) == (kind, spec.name))
+    return Plugin(next(claims), None, typed, spec, str(fault))
 
 
-def _hash_files(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
+def _check_required(kind: str, cls: type[Any], spec: Spec, *, typed: bool) -> None:
+    """Refuse a spec without options that its plugin cannot do without.
+
+    A data set whose `files_needed` shows its own spec with options, such as
+    `table:path=...`, is found by these options alone; typed, it is left to `load` to say
+    what it lacks.
+
+    Raises:
+        OptionError: they are not given.
+    """
+    given = dict(spec.options)
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if field.init and required and field.name not in given:
+            raise OptionError(
+                f"{kind} {spec.name}: expected the option {field.name}, got none"
+            )
+    files = str(getattr(cls, "files_needed", ""))
+    if not typed and f"{spec.name}:" in files and not given:
+        raise OptionError(f"{kind} {spec.name}: expected {files}; got no option")

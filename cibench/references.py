@@ -95,3 +95,45 @@ def refer(scenario: Scenario, undefended: FusionCenter) -> References:
         told = scenario.clean.without(draw.compromised)
         genie.append(predictions(decide(undefended, told)[0]))
     return References(draws, clean, attacked, genie, observations, cost, seconds)
+
+
+def reference_tensors(found: References, scenario: Scenario) -> dict[str, Tensor]:
+    """References as named tensors; of an attack's blocks only those it controlled."""
+    layout = scenario.clean.layout
+    sent = [
+        observation.features[layout.expand(draw.compromised)]
+        for draw, observation in zip(found.draws, found.observations, strict=True)
+    ]
+    cost = [found.cost.queries, found.cost.gradients, found.cost.unusable]
+    return {
+        "clean": found.clean,
+        "attacked": torch.stack(found.attacked),
+        "genie": torch.stack(found.genie),
+        "sent": torch.cat(sent),
+        "observed": torch.stack([o.observed for o in found.observations]),
+        "cost": torch.tensor(cost),
+        "seconds": torch.tensor([found.seconds], dtype=torch.float64),
+    }
+
+
+def references_from(tensors: dict[str, Tensor], scenario: Scenario) -> References:
+    """The inverse of `reference_tensors`; the draws are those of the scenario."""
+    clean = scenario.clean
+    on = {k: v.to(clean.features.device) for k, v in tensors.items()}
+    draws = list(scenario.draws())
+    masks = [clean.layout.expand(draw.compromised) for draw in draws]
+    blocks = torch.split(on["sent"], [int(mask.sum()) for mask in masks])
+    observations = []
+    for mask, values, observed in zip(masks, blocks, on["observed"], strict=True):
+        features = clean.features.clone()
+        features[mask] = values
+        observations.append(Observation(features, observed, clean.layout))
+    return References(
+        draws=draws,
+        clean=on["clean"],
+        attacked=list(on["attacked"]),
+        genie=list(on["genie"]),
+        observations=observations,
+        cost=Cost(*map(int, tensors["cost"])),
+        seconds=float(tensors["seconds"]),
+    )

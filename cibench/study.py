@@ -16,6 +16,7 @@ from ._errors import UsageError
 from .spec import did_you_mean
 
 Text = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=1)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 
 
@@ -82,18 +83,42 @@ class Axis(_Base, frozen=True, kw_only=True):
     scale: Literal["linear", "log"] = "linear"
 
 
+class RunOptions(_Base, frozen=True, kw_only=True, omit_defaults=True):
+    """How a study is run unless the command line says otherwise; None leaves it open."""
+
+    jobs: Count | Literal["auto"] | None = None
+    """Cells at a time."""
+    backend: Text | None = None
+    """What dispatches the cells."""
+    timeout: Text | None = None
+    """Of a cell, such as `20m`."""
+    memory: Text | None = None
+    """Of a cell, such as `4G`."""
+    threads: Count | None = None
+    """Of each computation."""
+    device: Text | None = None
+    """A torch device."""
+    limit: Count | None = None
+    """Test samples to use at most; it marks the records partial."""
+    preset: Literal["quick", "standard", "full"] | None = None
+    exclude: list[Text] = []
+    """Cells to leave out, as `--exclude` reads them."""
+    isolation: Literal["process", "none"] | None = None
+
+
 class Study(_Base, frozen=True, kw_only=True):
     """An experiment as data."""
 
     title: Text
     description: str = ""
     source: str = ""
-    seeds: Annotated[int, Meta(ge=1)] = 5
+    seeds: Count = 5
     scenarios: Annotated[list[StudyScenario], Meta(min_length=1)]
     protocols: Annotated[list[Protocol], Meta(min_length=1)]
     published: list[Published] = []
     claims: list[Claim] = []
     figure: Axis | None = None
+    run: RunOptions = RunOptions()
 
 
 def check_study(study: Study) -> None:
@@ -108,7 +133,7 @@ def check_study(study: Study) -> None:
         for place, spec in enumerate(protocol.datasets):
             _once(spec, protocol.datasets[:place], f"protocols[{at}].datasets[{place}]")
     protocols = [protocol.name for protocol in study.protocols]
-    datasets = sorted({_name(d) for p in study.protocols for d in p.datasets})
+    datasets = sorted({plugin_name(d) for p in study.protocols for d in p.datasets})
     labels: list[str] = []
     for at, scenario in enumerate(study.scenarios):
         where = f"scenarios[{at}]"
@@ -118,9 +143,7 @@ def check_study(study: Study) -> None:
             _known(name, protocols, f"{where}.protocols", "protocol")
         for name in scenario.datasets or []:
             _known(name, datasets, f"{where}.datasets", "data set")
-        if not any(
-            belongs(scenario, p, d) for p in study.protocols for d in p.datasets
-        ):
+        if not runs_on(study, scenario):
             raise UsageError(
                 f"{where}: expected a protocol with a data set that it belongs to, got"
                 f" none for {scenario.label!r}; mend its protocols or datasets"
@@ -157,11 +180,21 @@ def check_study(study: Study) -> None:
 def belongs(scenario: StudyScenario, protocol: Protocol, dataset: str) -> bool:
     """Whether a scenario is to be run under a protocol on a data set, given by spec."""
     return (scenario.protocols is None or protocol.name in scenario.protocols) and (
-        scenario.datasets is None or _name(dataset) in scenario.datasets
+        scenario.datasets is None or plugin_name(dataset) in scenario.datasets
     )
 
 
-def _name(spec: str) -> str:
+def runs_on(study: Study, scenario: StudyScenario) -> set[str]:
+    """Names of the data sets that a scenario is to be run on."""
+    return {
+        plugin_name(d)
+        for p in study.protocols
+        for d in p.datasets
+        if belongs(scenario, p, d)
+    }
+
+
+def plugin_name(spec: str) -> str:
     """The plugin a spec names; specs themselves are checked where they are expanded."""
     return spec.partition(":")[0].partition("[")[0].strip()
 
@@ -169,10 +202,8 @@ def _name(spec: str) -> str:
 def _refers(study: Study, label: str, dataset: str, where: str) -> None:
     _known(label, [s.label for s in study.scenarios], f"{where}.scenario", "scenario")
     (scenario,) = (s for s in study.scenarios if s.label == label)
-    runs = {
-        _name(d) for p in study.protocols for d in p.datasets if belongs(scenario, p, d)
-    }
-    _known(dataset, sorted(runs), f"{where}.dataset", "data set of that scenario")
+    runs = sorted(runs_on(study, scenario))
+    _known(dataset, runs, f"{where}.dataset", "data set of that scenario")
 
 
 def _known(name: str, known: list[str], where: str, what: str) -> None:

@@ -103,11 +103,11 @@ def swapped(old, new, at=-1):
 WRONG = {
     "an unknown key": (
         'titel = "x"\n' + SMALL,
-        r"s\.toml: unknown key 'titel' \(did you mean 'title'\?\); expected one of title,",
+        r"s\.toml, line 1: unknown key 'titel' \(did you mean 'title'\?\); expected one of",
     ),
     "an unknown key further down": (
         swapped("label", "lable", 0),
-        r"s\.toml: figure: unknown key 'lable' \(did you mean 'label'\?\)",
+        r"s\.toml, line 5: figure: unknown key 'lable' \(did you mean 'label'\?\)",
     ),
     "an unknown key in a list": (
         swapped("text =", "txt ="),
@@ -213,6 +213,10 @@ WRONG = {
         SMALL + "loses_at_most = 3\n",
         r"claims\[0\]: expected than or loses_at_most, got both",
     ),
+    "a number of workers": (
+        SMALL + "[run]\njobs = 0\n",
+        r"line 45: run\.jobs: expected `int` >= 1",
+    ),
     "no TOML": ("title = \n", r"s\.toml: expected TOML, got: .*line 1, column 9"),
     "no text": (
         b"title = '\xff'",
@@ -225,7 +229,7 @@ WRONG = {
 def test_a_mistake_is_one_line_with_file_and_place(read, text, says):
     with pytest.raises(UsageError, match=says) as caught:
         read(text)
-    assert re.match(r"study \S+s\.toml: ", str(caught.value))
+    assert re.match(r"study \S+s\.toml(, line \d+)?: ", str(caught.value))
     assert "\n" not in str(caught.value)
 
 

@@ -1,112 +1,189 @@
-"""Progress on standard error: bars on a terminal, plain lines elsewhere."""
+"""What a run tells its user on the way: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
-
-import click
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 if TYPE_CHECKING:
-    from ..grid import Cell
-    from ..results import CellRecord
+    from ..execute.channel import Event
+
+#: What the tasks of a stage are about.
+_STAGES: Final = {
+    "describe": "data sets",
+    "embed": "embeddings",
+    "refer": "references",
+    "fit": "fits",
+    "evaluate": "evaluations",
+}
+
+#: Control characters, and those that change the direction of writing.
+_STEERING: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A cell that is done.
+
+    Args:
+        title: the cell in one line.
+        cell: its readable id.
+        status: as in its record.
+        reason: why it is not `ok`.
+        accuracy: under attack, as a share; None if there is none.
+        source: computed just now, from the cache, or already in the run's folder.
+        seconds: wall time.
+        flags: names of the flags raised.
+        log: path of what it printed; empty if it was silent.
+    """
+
+    title: str
+    cell: str
+    status: str
+    reason: str = ""
+    accuracy: float | None = None
+    source: Literal["computed", "cache", "folder"] = "computed"
+    seconds: float = 0.0
+    flags: tuple[str, ...] = ()
+    log: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong, rather than the cell being left out."""
+        return self.status not in ("ok", "skipped")
 
 
 class Shown(Protocol):
-    """What a run reports to."""
+    """What a run reports to, from any thread."""
 
-    def phase(self, cell: Cell, name: str, done: int, total: int) -> None:
-        """A cell entered a phase, or got further in it."""
+    def stage(self, name: str, tasks: int) -> None:
+        """A stage begins: one of `Event.stage`, or several joined by `+`."""
 
-    def finished(self, cell: Cell, record: CellRecord, cached: bool) -> None:
+    def event(self, event: Event) -> None:
+        """A task began or got further."""
+
+    def prepared(self, title: str, seconds: float, reason: str) -> None:
+        """A task that cells share ended; `reason` is empty if all is well."""
+
+    def finished(self, done: Finished) -> None:
         """A cell is done."""
 
 
-def outcome(record: CellRecord, cached: bool) -> str:
+class Display(Shown, Protocol):
+    """Something that shows, with an end."""
+
+    def close(self) -> None:
+        """Show what is still to be shown, and nothing after that."""
+
+
+def outcome(done: Finished) -> str:
     """A finished cell in a few words."""
-    if record.metrics is None:
-        return f"{record.status}: {record.reason}"
-    again = " (stored)" if cached else ""
-    return f"{100 * record.metrics.attacked.value:.1f} % under attack{again}"
+    if done.accuracy is None:
+        return f"{done.status}: {done.reason}" if done.reason else done.status
+    again = {"computed": "", "cache": " (stored)", "folder": " (already in the folder)"}
+    return f"{100 * done.accuracy:.1f} % under attack{again[done.source]}"
 
 
-class Lines:
-    """A line per cell; with `verbose`, a line per phase as well; or nothing."""
+def trouble(done: Finished) -> str:
+    """A failed cell in one line, with where to read more."""
+    return f"{done.title}: {outcome(done)}" + (f"; log: {done.log}" if done.log else "")
 
-    def __init__(self, total: int, *, quiet: bool, verbose: bool) -> None:
-        self.total, self.quiet, self.verbose = total, quiet, verbose
-        self.done = 0
-        self.last = ""
 
-    def phase(self, cell: Cell, name: str, done: int, total: int) -> None:
+def stage_name(name: str) -> str:
+    """What a stage is about, such as `fits and references`."""
+    return " and ".join(_STAGES.get(part, part) for part in name.split("+"))
+
+
+def one_line(text: str) -> str:
+    """Text on one line, without characters that would steer a terminal."""
+    text = " ".join(text.split())
+    return _STEERING.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+class _Displays:
+    """Several displays as one, until it is closed.
+
+    A display that cannot be written to, such as a terminal that was closed, is left out
+    rather than ending the run.
+    """
+
+    def __init__(self, displays: list[Display]) -> None:
+        self._displays = displays
+        self._lock = threading.RLock()
+
+    def stage(self, name: str, tasks: int) -> None:
         """See `Shown`."""
-        line = f"{cell.title}: {name}"
-        if self.verbose and line != self.last:
-            self.last = line
-            click.echo(line, err=True)
+        self._tell(lambda display: display.stage(name, tasks))
 
-    def finished(self, cell: Cell, record: CellRecord, cached: bool) -> None:
+    def event(self, event: Event) -> None:
         """See `Shown`."""
-        self.done += 1
-        if not self.quiet:
-            click.echo(
-                f"[{self.done}/{self.total}] {cell.title}: {outcome(record, cached)}",
-                err=True,
-            )
+        self._tell(lambda display: display.event(event))
 
-
-class Bars:
-    """An overall bar with time left, and the phase of the running cell below it."""
-
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self.all = self.bars.add_task("cells", total=total)
-        self.now = self.bars.add_task("starting", total=None)
-
-    def phase(self, cell: Cell, name: str, done: int, total: int) -> None:
+    def prepared(self, title: str, seconds: float, reason: str) -> None:
         """See `Shown`."""
-        self.bars.update(
-            self.now,
-            description=f"{cell.title}: {name}",
-            completed=done,
-            total=total or None,
-        )
+        self._tell(lambda display: display.prepared(title, seconds, reason))
 
-    def finished(self, cell: Cell, record: CellRecord, cached: bool) -> None:
+    def finished(self, done: Finished) -> None:
         """See `Shown`."""
-        self.bars.advance(self.all)
-        if record.metrics is None:
-            self.bars.console.print(
-                f"{cell.title}: {outcome(record, cached)}", markup=False
-            )
+        self._tell(lambda display: display.finished(done))
+
+    def close(self) -> None:
+        """See `Display`."""
+        with self._lock:
+            self._tell(lambda display: display.close())
+            self._displays = []
+
+    def _tell(self, tell: Callable[[Display], None]) -> None:
+        with self._lock:
+            for display in self._displays:
+                with suppress(OSError):
+                    tell(display)
 
 
 @contextmanager
-def progress(total: int, *, quiet: bool, verbose: bool) -> Iterator[Shown]:
-    """Show the progress of `total` cells while the context lasts."""
-    if quiet or verbose or not sys.stderr.isatty():
-        yield Lines(total, quiet=quiet, verbose=verbose)
-        return
-    bars = Bars(total)
-    with bars.bars:
-        yield bars
+def progress(
+    total: int, *, quiet: bool, verbose: bool, json_log: Path | None = None
+) -> Iterator[Shown]:
+    """Show the progress of `total` cells while the context lasts.
+
+    Args:
+        quiet: show nothing.
+        verbose: a line for each phase and each cell, and no bars.
+        json_log: file that a line of JSON for each event is appended to, besides what is
+            shown; `-` is standard error, where nothing else is shown then.
+
+    Raises:
+        OutputError: the file cannot be opened.
+    """
+    displays: list[Display] = []
+    if json_log is not None:
+        from ._json_log import JsonLog
+
+        displays.append(JsonLog(json_log))
+    if not quiet and json_log != Path("-"):
+        displays.append(_display(total, verbose=verbose))
+    shown = _Displays(displays)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def _display(total: int, *, verbose: bool) -> Display:
+    if sys.stderr.isatty() and not verbose:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if console.is_interactive:
+            from ._bars import Bars
+
+            return Bars(total, console)
+    from ._lines import Lines
+
+    return Lines(total, verbose=verbose)

@@ -1,101 +1,288 @@
-"""What every `run` does with its cells: run, keep and print them, then say how it went."""
+"""What `run` does: find out, compute, keep and print, then say how it went."""
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .._errors import ContractError
+from .._errors import CibenchError, ContractError, UsageError
+from ..execute.engine import Engine
+from ..execute.finished import Finished
+from ..execute.known import RERUN, Known
+from ..execute.settings import Settings
 from ..registry import default_registry
+from ..results import RunFolder
+from ..spec import did_you_mean
+from ._chosen import Chosen, Wanted, choose
+from ._manifest import resume_command, write_manifest
+from ._options import default_cache, new_run
 from ._progress import progress
+from ._session import Execution, Session, check_device, session, torch_version
 
 if TYPE_CHECKING:
-    from ..execute.runner import Runner
+    from ..execute.describing import Described
     from ..grid import Cell
-    from ..results import CellRecord, RunFolder
-    from ..results.table import Table
+    from ..results import CellRecord
 
-#: A runner and the cells it runs.
-Batch = tuple["Runner", Sequence["Cell"]]
+#: Cells up to which a run ends with its tables.
+TABLES = 2000
 
 
 class Outcome:
-    """The records of a run, batch by batch, and what went wrong outside of them."""
+    """How the cells of a run ended, in numbers, and what went wrong outside of them."""
 
-    def __init__(self, batches: int) -> None:
-        self.records: list[list[CellRecord]] = [[] for _ in range(batches)]
-        self.stored = 0
-        self.trouble: list[ContractError] = []
+    def __init__(self) -> None:
+        self.statuses: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()
+        self.first: Finished | None = None
+        self.ids: list[str] = []
+        self.trouble: ContractError | None = None
+
+    def add(self, done: Finished) -> None:
+        """Take in a finished cell."""
+        self.statuses[done.status] += 1
+        self.sources[done.source] += 1
+        self.ids.append(done.cell)
+        if self.first is None and done.status not in ("ok", "skipped"):
+            self.first = done
 
     @property
-    def all(self) -> list[CellRecord]:
-        """The records of every batch."""
-        return [record for batch in self.records for record in batch]
+    def failed(self) -> int:
+        """Cells that are neither done nor skipped."""
+        return self.statuses.total() - self.statuses["ok"] - self.statuses["skipped"]
+
+    def notify(self, record: CellRecord) -> None:
+        """Let plugins observe a record; a failing observer must not cost the run."""
+        try:
+            default_registry().notify_finished(record)
+        except ContractError as error:
+            self.trouble = self.trouble or error
 
 
-def run_cells(
-    batches: Sequence[Batch], folder: RunFolder, *, quiet: bool, verbose: bool
-) -> Outcome:
-    """Run batches of cells one after another under one display of progress."""
-    outcome = Outcome(len(batches))
-    total = sum(len(cells) for _, cells in batches)
-    with progress(total, quiet=quiet, verbose=verbose) as shown:
-        for (runner, cells), records in zip(batches, outcome.records, strict=True):
-            runner.report = shown.phase
-            for cell, record, cached in runner.run(cells):
-                folder.write(record)
-                records.append(record)
-                outcome.stored += cached
-                shown.finished(cell, record, cached)
-                try:
-                    default_registry().notify_finished(record)
-                except ContractError as error:
-                    outcome.trouble.append(error)  # an observer must not cost the run
-    return outcome
+def run_wanted(asked: Wanted) -> int:
+    """Run what was asked for; return the exit code.
+
+    Everything that can be wrong with it is found before anything runs.
+    """
+    params = asked.params
+    execution = Execution.of(params)
+    settings = Settings(
+        device=str(params["device"]),
+        data_dir=params["data_dir"],
+        cache=None if params["no_cache"] else default_cache(),
+        threads=params["threads"],
+        samples=asked.samples,
+    )
+    folder = RunFolder(Path(params["out"] or new_run()))
+    with _stoppable(), session(execution, settings) as opened:
+        chosen = choose(asked)
+        _check_rerun(params["rerun"], chosen.cells)
+        if execution.backend in ("serial", "loky"):
+            check_device(settings.device)
+        opened.ship(chosen.cells)
+        described = opened.describe(chosen.cells)
+        if chosen.study is not None:
+            from ._run_study import available, write_study
+
+            chosen, unavailable = available(chosen, described)
+        described.check(chosen.cells)
+        folder.create()
+        if chosen.study is not None:
+            protocols = params["protocols"]
+            write_study(chosen, described, unavailable, protocols, folder)
+        write_manifest(folder, asked, len(chosen.cells))
+        outcome = Outcome()
+        try:
+            _run(chosen, described, opened, folder, params, outcome)
+        except KeyboardInterrupt:
+            _say_interrupted(outcome, len(chosen.cells), folder, params)
+            return 130
+        except CibenchError as error:
+            raise type(error)(
+                f"{error}; {outcome.statuses.total()} of {len(chosen.cells)} cells are"
+                f" finished and kept; go on with: {resume_command(folder, params)}"
+            ) from error
+    return _finish(chosen, outcome, folder, params)
 
 
-def finish(
-    outcome: Outcome,
-    tables: Sequence[Table],
+def _run(
+    chosen: Chosen,
+    described: Described,
+    opened: Session,
     folder: RunFolder,
-    *,
-    as_json: bool,
-    quiet: bool,
-    title: str = "",
+    params: Mapping[str, Any],
+    outcome: Outcome,
+) -> None:
+    kept = None if params["no_cache"] else opened.settings.cache
+    with progress(
+        len(chosen.cells),
+        quiet=params["quiet"],
+        verbose=params["verbose"],
+        json_log=params["json_log"],
+    ) as shown:
+        engine = Engine(
+            cells=chosen.cells,
+            described=described,
+            known=Known(folder, kept, params["rerun"]),
+            settings=opened.settings,
+            folder=folder,
+            backend=opened.backend,
+            context=opened.context,
+            torch_version=torch_version(),
+            observer=shown,
+            record=outcome.notify,
+        )
+        opened.on_event = engine.note
+        for done in engine.run():
+            outcome.add(done)
+            shown.finished(done)
+
+
+def _finish(
+    chosen: Chosen, outcome: Outcome, folder: RunFolder, params: Mapping[str, Any]
 ) -> int:
     """Print the records or their tables, and how it went; return the exit code.
 
     Raises:
         ContractError: an observer failed.
     """
-    from ._show import print_table
-
-    records = outcome.all
-    if as_json:
-        import msgspec
-
-        sys.stdout.buffer.write(msgspec.json.encode(records) + b"\n")
-    else:
-        if title:
-            click.echo(f"## {title}\n")
-        for table in tables:
-            print_table(table)
+    quiet, total = params["quiet"], outcome.statuses.total()
+    if params["as_json"]:
+        _print_json(folder, outcome.ids)
+    elif total <= TABLES:
+        _print_tables(chosen, folder, outcome.ids)
     if not quiet:
-        again = f", {outcome.stored} of them already known" if outcome.stored else ""
-        click.echo(f"{len(records)} cells{again}; records in {folder.path}", err=True)
-        if title:
+        known = outcome.sources["cache"] + outcome.sources["folder"]
+        again = f", {known} of them already known" if known else ""
+        click.echo(f"{total} cells{again}; records in {folder.path}", err=True)
+        if chosen.study is not None or total > TABLES:
             click.echo(f"next: cibench report {folder.path}", err=True)
-    failed = [r for r in records if r.status not in ("ok", "skipped")]
-    if failed:
+    if outcome.first is not None:
+        first = outcome.first
+        how = ", ".join(
+            f"{n} {status}"
+            for status, n in sorted(outcome.statuses.items())
+            if status not in ("ok", "skipped")
+        )
         click.echo(
-            f"error: {len(failed)} of {len(records)} cells failed; first:"
-            f" {failed[0].cell}: {failed[0].reason}",
+            f"error: {outcome.failed} of {total} cells failed ({how}); first:"
+            f" {first.cell}: {first.reason}; see: cibench show {folder.path} --failed",
             err=True,
         )
         return 1
-    if outcome.trouble:
-        raise outcome.trouble[0]
+    if outcome.trouble is not None:
+        raise outcome.trouble
     return 0
+
+
+def _print_json(folder: RunFolder, ids: Sequence[str]) -> None:
+    """The records as one JSON array, a record at a time."""
+    import msgspec
+
+    out = sys.stdout.buffer
+    out.write(b"[")
+    for at, name in enumerate(ids):
+        content = folder.file(name).read_bytes()
+        out.write(b"," * bool(at) + msgspec.json.format(content, indent=-1))
+    out.write(b"]\n")
+    out.flush()
+
+
+def _print_tables(chosen: Chosen, folder: RunFolder, ids: Sequence[str]) -> None:
+    from ..results.table import tables
+    from ._show import print_table
+
+    records = [folder.read_one(name) for name in ids]
+    if chosen.study is None:
+        for table in tables(records):
+            print_table(table)
+        return
+    from ._run_study import study_tables
+
+    click.echo(f"## {chosen.study.title}\n")
+    for block, found in _by_block(chosen, records):
+        for table in study_tables(block, found):
+            print_table(table)
+
+
+def _by_block(
+    chosen: Chosen, records: Sequence[CellRecord]
+) -> Iterator[tuple[Any, list[tuple[Cell, CellRecord]]]]:
+    """Each block of a study with its cells' records; blocks may share cells."""
+    from ..embedding import recipe_of
+    from ..spec import resolved
+
+    found: dict[tuple[str, str, str, int], list[CellRecord]] = {}
+    for record in records:
+        attack = "+".join(part.component.spec for part in record.attack)
+        place = record.dataset.spec, attack, record.defense.spec, record.seed
+        found.setdefault(place, []).append(record)
+    for block in chosen.blocks:
+        pairs = []
+        for cell in block.cells:
+            place = cell.dataset.spec, cell.attack_spec, cell.defense.spec, cell.seed
+            for record in found.get(place, []):
+                recipe = cell.embedding
+                if recipe is None or record.embedding == resolved(recipe_of(recipe)):
+                    pairs.append((cell, record))
+                    break
+        yield block, pairs
+
+
+def _say_interrupted(
+    outcome: Outcome, total: int, folder: RunFolder, params: Mapping[str, Any]
+) -> None:
+    click.echo(
+        f"interrupted; {outcome.statuses.total()} of {total} cells are finished and kept;"
+        f" go on with: {resume_command(folder, params)}",
+        err=True,
+    )
+
+
+def _check_rerun(words: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Refuse words that name nothing.
+
+    Raises:
+        UsageError: neither a status nor a plugin of the run.
+    """
+    if not words:
+        return
+    names = sorted({plugin.entry.name for cell in cells for plugin in cell.plugins})
+    known = ["all", *RERUN, *names]
+    for word in words:
+        if word not in known:
+            raise UsageError(
+                f"--rerun {word}: expected all, {', '.join(RERUN)} or a plugin of the"
+                f" run ({', '.join(names)}), got {word!r}{did_you_mean(word, known)}"
+            )
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does; a second signal waits for the tidying up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {
+        each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

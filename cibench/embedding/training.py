@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..dataset import AgentDataset
+from ..execute.keys import content_key
 from ..execute.store import ArtifactStore
 from ..layout import AgentLayout
 from ..observation import Observation
@@ -70,13 +70,15 @@ class Training:
                 is drawn from a generator outside must not depend on what `fit` draws: draw
                 it before, or give `fit` a generator of its own.
         """
-        return self._shared(content_key(self.scope, label), fit)
+        return self._shared(content_key(self.scope, label), fit, "other")
 
     def _shared(
-        self, label: str, fit: Callable[[], dict[str, Tensor]]
+        self, label: str, fit: Callable[[], dict[str, Tensor]], kind: str
     ) -> dict[str, Tensor]:
         key = content_key(self.key, label)
-        return _stored(self.store, key, fit, self.train.features.device)
+        inputs = {"embedding key": self.key, "label": label}
+        found = stored(self.store, key, fit, kind=kind, inputs=inputs)
+        return {k: v.to(self.train.features.device) for k, v in found.items()}
 
     def manifold(self, recipe: ManifoldRecipe) -> FittedManifold:
         """The manifold of a recipe, fitted once per embedding."""
@@ -98,7 +100,9 @@ class Training:
                     )
                 )
 
-            self._fitted[label] = manifold_from(self._shared(label, fit), self.layout)
+            self._fitted[label] = manifold_from(
+                self._shared(label, fit, "manifold"), self.layout
+            )
         found = self._fitted[label]
         assert isinstance(found, FittedManifold)
         return found
@@ -129,14 +133,9 @@ class Training:
             return dict(head.state_dict())
 
         head = fusion_head(self.layout.width, self.classes, self.recipe, generator)
-        head.load_state_dict(self._shared(label, fit))
+        head.load_state_dict(self._shared(label, fit, "head"))
         head.to(self.train.features.device)
         return head.eval().requires_grad_(False)
-
-
-def content_key(*parts: str) -> str:
-    """A hash that changes with any part."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
 
 
 def prepare(
@@ -144,26 +143,26 @@ def prepare(
     recipe: EmbeddingRecipe,
     *,
     seed: int,
-    source: str,
     store: ArtifactStore,
     device: torch.device,
+    key: str = "",
+    inputs: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> tuple[Training, Observation, Tensor]:
     """Embed a data set with encoders trained for a seed, or stored ones.
 
     Args:
-        source: hash of the harness' source, part of the key.
+        key: content key of the embedding; by default one of data, recipe and seed alone.
+        inputs: what the key is the hash of.
 
     Returns:
         What defenses learn from, the clean test embeddings and their labels.
     """
     from ..manifold import ManifoldRecipe
 
-    key = content_key(
-        *(source, str(torch.__version__), dataset.name, dataset.fingerprint),
-        *(repr(resolved(recipe)), str(seed), device.type),
-        # Training on another number of threads differs in the last digits.
-        str(torch.get_num_threads()),
+    key = key or content_key(
+        *(dataset.name, dataset.fingerprint, repr(resolved(recipe)), str(seed)),
+        device.type,
     )
     generator = scoped_generator(seed, part="embedding", dataset=dataset.name)
     # Skeletons that the stored or trained weights are loaded into.
@@ -178,7 +177,7 @@ def prepare(
         fitted = fit_embedding(dataset, recipe, generator, device, progress)
         return dict(nn.ModuleList(fitted).state_dict())
 
-    both.load_state_dict(_stored(store, key, fit, torch.device("cpu")))
+    both.load_state_dict(stored(store, key, fit, kind="embedding", inputs=inputs))
     both.to(device).eval().requires_grad_(False)
 
     def embed(features_of: str) -> tuple[Observation, Tensor]:
@@ -209,22 +208,24 @@ def prepare(
     return training, *embed("test")
 
 
-def _stored(
+def stored(
     store: ArtifactStore,
     key: str,
     fit: Callable[[], dict[str, Tensor]],
-    device: torch.device,
+    *,
+    kind: str,
+    inputs: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
-    """Fit once: read the artifact, or compute and store it while others wait."""
+    """Fit once: read the artifact, or compute and store it while others wait.
+
+    Returns:
+        The tensors, on the processor.
+    """
     found = store.get(key)
     if found is None:
-        if store.folder is None:
-            found = fit()
-            store.put(key, found)
-            return found
         with store.lock(key):
             found = store.get(key)
             if found is None:
                 found = {k: v.detach().cpu() for k, v in fit().items()}
-                store.put(key, found)
-    return {name: tensor.to(device) for name, tensor in found.items()}
+                store.put(key, found, kind=kind, inputs=inputs)
+    return found

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import platform
-import re
 
 import torch
 
-from .._version import PROTOCOL, VERSION
-from ..dataset import AgentDataset, Split
-from ..embedding import EmbeddingRecipe
+from .._version import VERSION
+from ..dataset import Split
 from ..grid import Cell
 from ..observation import Observation
-from ..results import AttackPart, CellRecord
+from ..results import AttackPart
 from ..scenario import Scenario, set_names
-from ..spec import resolved
-
-TIME_SERIES = (
-    "neighbouring samples are correlated in time: an interval that takes them as"
-    " independent is too narrow"
-)
 
 
 def thinned(split: Split, samples: int) -> Split:
@@ -74,40 +65,14 @@ def attack_parts(
     return parts
 
 
-def blank_record(
-    cell: Cell,
-    key: str,
-    dataset: AgentDataset,
-    recipe: EmbeddingRecipe,
-    attack: list[AttackPart],
-    device: str,
-) -> CellRecord:
-    """The record of a cell that has not been run."""
-    attacks = "+".join(part.entry.name for part in cell.attack)
-    names = [cell.dataset.entry.name, attacks, cell.defense.entry.name]
-    return CellRecord(
-        protocol=PROTOCOL,
-        cell="--".join([*names, str(cell.seed), key[:8]]),
-        key=key,
-        status="ok",
-        dataset=cell.dataset.component,
-        fingerprint=dataset.fingerprint,
-        agents=list(dataset.layout.names),
-        classes=list(dataset.class_names),
-        embedding=resolved(recipe),
-        attack=attack,
-        defense=cell.defense.component,
-        seed=cell.seed,
-        notes=[*dataset.notes, *([TIME_SERIES] if dataset.time_series else [])],
-        environment=environment(),
-        device=device,
-        time_series=dataset.time_series,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-
-
 def environment() -> dict[str, str]:
-    """Versions and thread count; nothing that identifies a person or a machine."""
+    """Versions and thread counts; nothing that identifies a person or a machine."""
+    from threadpoolctl import threadpool_info
+
+    pools = {
+        f"{pool['internal_api']} {pool['version']} x{pool['num_threads']}"
+        for pool in threadpool_info()
+    }
     return {
         "cibench": VERSION,
         "python": platform.python_version(),
@@ -115,12 +80,5 @@ def environment() -> dict[str, str]:
         "system": platform.system(),
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
+        "pools": ", ".join(sorted(pools)),
     }
-
-
-def scrub(text: str) -> str:
-    """One line of limited length; of an absolute path only the last part stays."""
-    text = re.sub(
-        r"(?<![\w.~:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\":]+[/\\])+", "", text
-    )
-    return " ".join(text.split())[:500]

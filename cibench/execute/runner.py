@@ -1,114 +1,181 @@
-"""Running cells one after another: shared parts once, failures as records, cached results.
+"""The steps of a cell, computed in this process: describe, embed, refer, fit, evaluate.
 
-A cell's content key covers protocol, harness and plugin sources, data, options, seeds and
-device class; a record stored under the same key is the answer and nothing is run.
+Every step but the last leaves an artifact that the cells after it share, in whichever
+process they are computed.
 """
 
 from __future__ import annotations
 
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import msgspec
 import torch
 
-from .._errors import CibenchError, PluginError
-from .._version import PROTOCOL
+from .._errors import CibenchError, EnvironmentFault, PluginError, UsageError
 from ..dataset import AgentDataset
+from ..defense import FusionCenter
 from ..embedding import EmbeddingRecipe, Training, prepare, recipe_of
-from ..embedding.training import content_key
-from ..evaluate import evaluate, guarded
+from ..embedding.training import stored
+from ..evaluate import evaluate
+from ..fit import fit_defense, fitted_from, fitted_tensors, guarded
 from ..flags import raise_flags
-from ..grid import Cell, harness_hash
+from ..grid import Cell, Plugin
 from ..observation import Observation
-from ..references import References, refer
+from ..references import References, refer, reference_tensors, references_from
 from ..results import CellRecord
-from ..results.folder import write_atomically
-from ..results.record import Status, decode, encode
+from ..results.record import decode, encode
 from ..scenario import Scenario
 from ..spec import resolved
-from .describe import attack_parts, blank_record, median_norms, scrub, thinned
-from .store import ArtifactStore, MemoryStore
+from .blank import blank_record
+from .describe import attack_parts, environment, median_norms, thinned
+from .keys import Keys
+from .settings import Settings
+from .store import ArtifactStore
+from .task import AttackFacts, DatasetFacts
 
-#: Test samples that `--quick` keeps.
-QUICK_SAMPLES = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How cells are run.
-
-    Args:
-        device: a torch device.
-        data_dir: folder of the user's own data files.
-        cache: folder of artifacts and records; None keeps nothing.
-        embedding: recipe by spec, such as `linear-32:agent_dropout=0.3`; None takes the
-            data set's own.
-        threads: of each computation; one by default, so that numbers do not depend on how
-            many cores a machine has.
-        quick: use `QUICK_SAMPLES` test samples and mark the records partial.
-    """
-
-    device: torch.device
-    data_dir: Path | None = None
-    cache: Path | None = None
-    embedding: str | None = None
-    threads: int = 1
-    quick: bool = False
+#: Data sets that a process keeps.
+KEPT = 2
 
 
-def no_report(cell: Cell, phase: str, done: int, total: int) -> None:
+def no_report(phase: str, done: int = 0, total: int = 0) -> None:
     """Report nothing."""
 
 
 @dataclass(eq=False)
 class Runner:
-    """Runs cells; keeps data sets, the last embedding and the last references."""
+    """Computes steps; keeps the last data sets, embedding and references.
+
+    Args:
+        settings: with a cache folder, through which processes share what they computed.
+        report: called with the phase of the present step, and how far it got.
+    """
 
     settings: Settings
-    report: Callable[[Cell, str, int, int], None] = no_report
-    datasets: dict[str, AgentDataset] = field(default_factory=dict)
+    report: Callable[[str, int, int], None] = no_report
+    _datasets: dict[str, AgentDataset] = field(default_factory=dict)
+    _facts: dict[str, DatasetFacts] = field(default_factory=dict)
     _embedded: dict[str, tuple[Training, Observation]] = field(default_factory=dict)
     _references: dict[str, References] = field(default_factory=dict)
-    _skipped: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        cache = self.settings.cache
-        self.artifacts = ArtifactStore(cache / "artifacts") if cache else MemoryStore()
-        self.records = cache / "records" if cache else None
-        if self.records is not None:
-            ArtifactStore(self.records)  # makes the folder, or says why it cannot
+        from threadpoolctl import threadpool_limits
 
-    def check(self, cells: Sequence[Cell]) -> None:
-        """Load every data set and check every threat model before anything runs.
+        assert self.settings.cache is not None
+        torch.set_num_threads(self.settings.threads)
+        threadpool_limits(self.settings.threads)
+        self.artifacts = ArtifactStore(self.settings.cache / "artifacts")
+        self.device = torch.device(self.settings.device)
 
-        A threat model that fits some of the data sets is skipped, with the reason, on the
-        others; so is one that only `all` or a glob named, if any other fits.
+    @property
+    def keys(self) -> Keys:
+        """Fresh, for a process must not remember every cell it ever computed."""
+        return Keys(self.settings, str(torch.__version__))
+
+    def describe(
+        self, cell: Cell, attacks: Sequence[tuple[Plugin, ...]]
+    ) -> DatasetFacts:
+        """What is to be known of the cell's data set, and what the attacks mean on it.
 
         Raises:
-            DataError: a data set cannot be loaded.
-            UsageError: no threat model fits its data set, or the recipe is unknown.
+            DataError: the data set cannot be loaded.
+            UsageError: the embedding recipe is unknown.
+            PluginError: the data set plugin failed.
         """
-        for cell in cells:
-            self.recipe(self.dataset(cell))
-        checked = [
-            (cell, self.scenario(cell, self.dataset(cell)).misfit()) for cell in cells
-        ]
-        fitting = {cell.attack_spec for cell, error in checked if error is None}
-        for cell, error in checked:
-            if error is not None:
-                typed = any(part.typed for part in cell.attack)
-                if not fitting or (typed and cell.attack_spec not in fitting):
-                    raise error
-                self._skipped[cell.title] = str(error)
+        facts = self.facts(cell)
+        found = {}
+        for attack in attacks:
+            tried = replace(cell, attack=attack)
+            found[tried.attack_spec] = self._attack_facts(tried)
+        return msgspec.structs.replace(facts, attacks=found)
+
+    def facts(self, cell: Cell) -> DatasetFacts:
+        """What is to be known of the cell's data set, without attacks."""
+        memo = repr((cell.dataset.given, cell.dataset.spec, cell.embedding))
+        if memo not in self._facts:
+            dataset = self.dataset(cell)
+            self._facts[memo] = DatasetFacts(
+                name=dataset.name,
+                fingerprint=dataset.fingerprint,
+                agents=list(dataset.layout.names),
+                classes=list(dataset.class_names),
+                notes=list(dataset.notes),
+                time_series=dataset.time_series,
+                test_statistics=dataset.test_statistics,
+                samples=len(dataset.test),
+                embedding=resolved(self.recipe(cell, dataset)),
+                attacks={},
+                environment=environment(),
+            )
+        return self._facts[memo]
+
+    def embed(self, cell: Cell) -> None:
+        """Train the encoders and the undefended fusion center, unless they are stored."""
+        self._prepared(cell)
+
+    def refer(self, cell: Cell) -> None:
+        """Compute what the scenario shows without a defense, unless it is stored."""
+        training, clean = self._prepared(cell)
+        self._referred(cell, training, self._scenario(cell, training, clean))
+
+    def fit(self, cell: Cell) -> None:
+        """Fit the defense, unless that is stored."""
+        training, _ = self._prepared(cell)
+        with guarded(training, cell.defense.entry.name):
+            self._fit_tensors(cell, training)
+
+    def evaluate(self, cell: Cell) -> CellRecord:
+        """Compute a cell; whatever a plugin raises comes through."""
+        training, clean = self._prepared(cell)
+        scenario = self._scenario(cell, training, clean)
+        references = self._referred(cell, training, scenario)
+        facts, device = self.facts(cell), self.settings.device_class
+        key = self.keys.of(cell, facts).cell
+        parts = attack_parts(cell, scenario)
+        record = blank_record(cell, key, facts, parts, device)
+        with guarded(training, cell.defense.entry.name):
+            fusion_center, seconds = self._fitted(cell, training)
+            found = evaluate(
+                scenario,
+                references,
+                cell.defense.configured,
+                training,
+                fusion_center=fusion_center,
+                fit_seconds=seconds,
+                report=lambda phase: self.report(phase, 0, 0),
+            )
+        finished = msgspec.structs.replace(
+            record,
+            inputs=self.keys.inputs(cell, facts),
+            metrics=found.metrics,
+            outcomes=found.outcomes,
+            timings=found.timings,
+            fitted=dict(found.fitted),
+        )
+        # What a defense reports about itself may not survive JSON.
+        finished = decode(encode(finished))
+        flags = raise_flags(
+            finished,
+            partial=self.settings.samples is not None,
+            test_statistics=facts.test_statistics,
+            transfer_breaks=found.transfer_breaks,
+            unusable_gradients=found.unusable_gradients,
+            oracle=cell.defense.configured.capabilities.needs_corrupted_agents,
+            undefended=found.undefended,
+        )
+        return msgspec.structs.replace(finished, flags=list(flags))
 
     def dataset(self, cell: Cell) -> AgentDataset:
-        """The cell's data set, loaded once."""
-        spec = cell.dataset.spec
-        if spec not in self.datasets:
+        """The cell's data set.
+
+        Raises:
+            DataError: it cannot be loaded.
+            PluginError: the plugin failed.
+        """
+        memo = repr((cell.dataset.given, cell.dataset.spec))
+        if memo not in self._datasets:
+            while len(self._datasets) >= KEPT:
+                del self._datasets[next(iter(self._datasets))]
             try:
                 loaded = cell.dataset.configured.load(data_dir=self.settings.data_dir)
             except (CibenchError, KeyboardInterrupt):
@@ -118,178 +185,124 @@ class Runner:
                     f"{cell.dataset.entry.title} failed to load:"
                     f" {type(error).__name__}: {error}"
                 ) from error
-            if self.settings.quick:
-                loaded = replace(loaded, test=thinned(loaded.test, QUICK_SAMPLES))
-            self.datasets[spec] = loaded
-        return self.datasets[spec]
+            if self.settings.samples is not None:
+                test = thinned(loaded.test, self.settings.samples)
+                loaded = replace(loaded, test=test)
+            self._datasets[memo] = loaded
+        return self._datasets[memo]
 
-    def recipe(self, dataset: AgentDataset) -> EmbeddingRecipe:
+    def recipe(self, cell: Cell, dataset: AgentDataset) -> EmbeddingRecipe:
         """The embedding recipe to use: the one asked for, or the data set's own."""
-        return recipe_of(self.settings.embedding or dataset.recipe)
+        return recipe_of(cell.embedding or dataset.recipe)
 
-    def key(self, cell: Cell) -> str:
-        """Content key of a cell's numbers."""
-        dataset = self.dataset(cell)
-        parts = (cell.dataset, *cell.attack, cell.defense)
-        return content_key(
-            str(PROTOCOL),
-            harness_hash(),
-            str(torch.__version__),
-            dataset.fingerprint,
-            repr(resolved(self.recipe(dataset))),
-            repr([(p.component.options, p.component.source, p.entry) for p in parts]),
-            str(cell.seed),
-            self.settings.device.type,
-            str(self.settings.quick),
-            str(self.settings.threads),
-        )
+    def check_fingerprint(self, cell: Cell, fingerprint: str) -> None:
+        """Refuse other data than the run was started with.
 
-    def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, CellRecord, bool]]:
-        """Yield every cell with its record and whether the record was stored before.
-
-        A plugin that fails gives a record of status `failed`; its siblings go on.
+        Raises:
+            EnvironmentFault: this process reads other data.
         """
-        torch.set_num_threads(self.settings.threads)
-        for cell in cells:
-            key = self.key(cell)
-            if cell.title in self._skipped:
-                blank = self._blank(cell, key)
-                reason = self._skipped[cell.title]
-                yield (
-                    cell,
-                    msgspec.structs.replace(blank, status="skipped", reason=reason),
-                    False,
-                )
-                continue
-            stored = self._stored(key)
-            if stored is not None:
-                yield cell, stored, True
-                continue
-            record = self._evaluated(cell, key)
-            yield cell, record, False
-            # Only now: the run's own folder comes first.
-            if self.records is not None and record.status == "ok":
-                write_atomically(self.records / f"{key}.json", encode(record))
-
-    def _stored(self, key: str) -> CellRecord | None:
-        path = self.records / f"{key}.json" if self.records else None
-        if path is None or not path.exists():
-            return None
-        try:
-            return decode(path.read_bytes())
-        except (msgspec.DecodeError, msgspec.ValidationError):
-            path.rename(path.with_suffix(".damaged"))
-            warnings.warn(
-                f"record {path.name} is damaged; it was set aside and is computed again",
-                stacklevel=2,
+        found = self.facts(cell).fingerprint
+        if fingerprint and found != fingerprint:
+            raise EnvironmentFault(
+                f"data set {cell.dataset.spec}: expected the data the run was started"
+                f" with ({fingerprint[:12]}), got {found[:12]}; give every worker the"
+                " same files (--data-dir)"
             )
-            return None
 
-    def scenario(
-        self, cell: Cell, dataset: AgentDataset, clean: Observation | None = None
+    def _scenario(
+        self, cell: Cell, training: Training | None, clean: Observation | None
     ) -> Scenario:
-        """The cell's scenario; without embeddings, on the raw layout, for checks only."""
-        labels = dataset.test.labels
+        """The cell's scenario; without embeddings on the raw layout, for checks only."""
+        dataset = self.dataset(cell)
         observation = clean or dataset.test.observation(dataset.layout)
+        norms = torch.ones(dataset.layout.agents)
         return Scenario(
             clean=observation,
-            labels=labels.to(observation.features.device),
+            labels=dataset.test.labels.to(observation.features.device),
             attack=tuple(part.configured for part in cell.attack),
             specs=tuple(part.spec for part in cell.attack),
-            median_norms=torch.ones(dataset.layout.agents),
+            median_norms=norms if training is None else median_norms(training.train),
             class_names=dataset.class_names,
             dataset=cell.dataset.spec,
             seed=cell.seed,
+            recorded=None
+            if training is None
+            else (training.train, training.train_labels),
         )
 
-    def _evaluated(self, cell: Cell, key: str) -> CellRecord:
-        dataset = self.dataset(cell)
-        record = self._blank(cell, key)
-
-        def phase(name: str, done: int = 0, total: int = 0) -> None:
-            self.report(cell, name, done, total)
-
-        try:
-            phase("embedding")
-            training, clean = self._prepared(cell, dataset)
-            scenario = replace(
-                self.scenario(cell, dataset, clean),
-                median_norms=median_norms(training.train),
-                recorded=(training.train, training.train_labels),
-            )
-            record = msgspec.structs.replace(
-                record, attack=attack_parts(cell, scenario)
-            )
-            reference_key = content_key(training.key, cell.attack_spec)
-            if reference_key not in self._references:
-                phase("references")
-                # Cells come sorted by scenario: the last one is all that is needed again.
-                self._references = {reference_key: refer(scenario, training.undefended)}
-            scope = repr((cell.defense.entry, record.defense.options))
-            training = replace(training, scope=scope + record.defense.source)
-            with guarded(training, cell.defense.entry.name):
-                found = evaluate(
-                    scenario,
-                    self._references[reference_key],
-                    cell.defense.configured,
-                    training,
-                    seed_scope=cell.defense.spec,
-                    report=phase,
-                )
-            finished = msgspec.structs.replace(
-                record,
-                metrics=found.metrics,
-                outcomes=found.outcomes,
-                timings=found.timings,
-                fitted=dict(found.fitted),
-            )
-            # What a defense reports about itself may not survive JSON.
-            finished = decode(encode(finished))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            reason = f"{type(error).__name__}: {error}" if str(error) else repr(error)
-            if not isinstance(error, CibenchError):
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                reason += f" ({Path(where.filename).name}:{where.lineno})"
-            status: Status = "failed"
-            if isinstance(error, MemoryError):
-                status = "out-of-memory"
-            return msgspec.structs.replace(record, status=status, reason=scrub(reason))
-        flags = raise_flags(
-            finished,
-            partial=self.settings.quick,
-            test_statistics=dataset.test_statistics,
-            transfer_breaks=found.transfer_breaks,
-            unusable_gradients=found.unusable_gradients,
-            oracle=cell.defense.configured.capabilities.needs_corrupted_agents,
-            undefended=found.undefended,
+    def _attack_facts(self, cell: Cell) -> AttackFacts:
+        scenario = self._scenario(cell, None, None)
+        error = scenario.misfit()
+        if error is None:
+            return AttackFacts(parts=attack_parts(cell, scenario, radii=False))
+        assert isinstance(error, UsageError)
+        return AttackFacts(
+            misfit=str(error),
+            misfit_kind=type(error).__name__,
+            parts=attack_parts(cell, None),
         )
-        return msgspec.structs.replace(finished, flags=list(flags))
 
-    def _prepared(
-        self, cell: Cell, dataset: AgentDataset
-    ) -> tuple[Training, Observation]:
-        memo = f"{cell.dataset.spec} {cell.seed}"
-        if memo not in self._embedded:
-            self.artifacts.forget()
+    def _prepared(self, cell: Cell) -> tuple[Training, Observation]:
+        facts = self.facts(cell)
+        key = self.keys.of(cell, facts).embedding
+        if key not in self._embedded:
+            self.report("embedding", 0, 0)
+            dataset = self.dataset(cell)
             training, clean, _ = prepare(
                 dataset,
-                self.recipe(dataset),
+                self.recipe(cell, dataset),
                 seed=cell.seed,
-                source=harness_hash(),
                 store=self.artifacts,
-                device=self.settings.device,
-                progress=lambda name, done, total: self.report(cell, name, done, total),
+                device=self.device,
+                key=key,
+                inputs=self.keys.embedding(cell, facts),
+                progress=self.report,
             )
-            self._embedded = {memo: (training, clean)}
-        return self._embedded[memo]
+            self._embedded = {key: (training, clean)}
+        return self._embedded[key]
 
-    def _blank(self, cell: Cell, key: str) -> CellRecord:
-        dataset = self.dataset(cell)
-        skipped = cell.title in self._skipped
-        # As the harness knows it before there is an embedding: without radii.
-        scenario = None if skipped else self.scenario(cell, dataset)
-        parts = attack_parts(cell, scenario, radii=False)
-        recipe, device = self.recipe(dataset), self.settings.device.type
-        return blank_record(cell, key, dataset, recipe, parts, device)
+    def _referred(
+        self, cell: Cell, training: Training, scenario: Scenario
+    ) -> References:
+        facts = self.facts(cell)
+        key = self.keys.of(cell, facts).references
+        if key not in self._references:
+            self.report("references", 0, 0)
+            tensors = stored(
+                self.artifacts,
+                key,
+                lambda: reference_tensors(
+                    refer(scenario, training.undefended), scenario
+                ),
+                kind="references",
+                inputs=self.keys.scenario(cell, facts),
+            )
+            # Cells come sorted by scenario: the last one is all that is needed again.
+            self._references = {key: references_from(tensors, scenario)}
+        return self._references[key]
+
+    def _fit_tensors(self, cell: Cell, training: Training) -> dict[str, torch.Tensor]:
+        facts = self.facts(cell)
+        self.report("fit", 0, 0)
+        return stored(
+            self.artifacts,
+            self.keys.of(cell, facts).fit,
+            lambda: fitted_tensors(lambda: self._fit(cell, training), training),
+            kind="fit",
+            inputs=self.keys.fit(cell, facts),
+        )
+
+    def _fitted(self, cell: Cell, training: Training) -> tuple[FusionCenter, float]:
+        tensors = self._fit_tensors(cell, training)
+        return fitted_from(tensors, training, lambda: self._fit(cell, training))
+
+    def _fit(self, cell: Cell, training: Training) -> FusionCenter:
+        component = cell.defense.component
+        scope = repr((cell.defense.entry, component.options)) + component.source
+        return fit_defense(
+            cell.defense.configured,
+            replace(training, scope=scope, progress=self.report),
+            seed=cell.seed,
+            dataset=cell.dataset.spec,
+            seed_scope=cell.defense.spec,
+        )

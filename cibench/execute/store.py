@@ -3,108 +3,92 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .._errors import OutputError
-from ..results.folder import make_writable, write_atomically
+from .shelf import Shelf, metadata
 
 
 class ArtifactStore:
-    """A folder of safetensors files; None keeps nothing.
+    """A folder of safetensors files, `<key[:2]>/<key>.safetensors`; None keeps nothing.
 
     A file that is damaged (its checksum does not match) is set aside as `*.damaged` and
-    counts as absent. Writes are atomic; two processes may share a folder.
+    counts as absent. Writes are atomic; any number of processes may share a folder.
+
+    Raises:
+        OutputError: the folder cannot be made or written.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        if folder is not None:
-            try:
-                make_writable(folder)
-            except OSError as error:
-                raise OutputError(
-                    f"cache folder {folder}: expected a writable folder, got"
-                    f" {error.strerror}; set CIBENCH_CACHE or use --no-cache"
-                ) from error
+        self._shelf = None if folder is None else Shelf(folder, "artifact")
 
-    def lock(self, key: str) -> FileLock:
-        """A lock that keeps two processes from computing the same artifact."""
-        assert self.folder is not None
-        return FileLock(self.folder / f"{key}.lock")
+    def path(self, key: str) -> Path:
+        """Where the artifact under a key is, or would be."""
+        assert self._shelf is not None
+        return self._shelf.path(_name(key))
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Keep two processes from computing the same artifact.
+
+        Nothing is locked where the folder cannot be written: then both compute it.
+        """
+        with ExitStack() as held:
+            if self._shelf is not None:
+                path = self.path(key).with_suffix(".lock")
+                with suppress(OSError, NotImplementedError):
+                    path.parent.mkdir(exist_ok=True)
+                    held.enter_context(FileLock(path))
+            yield
+
+    def has(self, key: str) -> bool:
+        """Whether there is an artifact under a key; it is not read."""
+        return self._shelf is not None and self.path(key).is_file()
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The artifact under a key, or None."""
-        if self.folder is None:
+        if self._shelf is None:
             return None
-        path = self.folder / f"{key}.safetensors"
-        try:
-            # Read at once: another process may replace the file between two openings.
-            content = path.read_bytes()
-        except FileNotFoundError:
+        content = self._shelf.read(_name(key))
+        if content is None:
             return None
-        try:
-            tensors = load(content)
-            size = int.from_bytes(content[:8], "little")
-            header = json.loads(content[8 : 8 + size])
-            if header.get("__metadata__", {}).get("sha256") == checksum(tensors):
-                return tensors
-        except (SafetensorError, ValueError):
-            pass
-        with suppress(FileNotFoundError):  # another process was faster
-            path.rename(path.with_suffix(".damaged"))
-        warnings.warn(
-            f"artifact {path.name} is damaged; it was set aside and is computed again",
-            stacklevel=2,
-        )
-        return None
+        tensors = _checked(content)
+        if tensors is None:
+            self._shelf.set_aside(_name(key))
+        return tensors
 
-    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Store an artifact atomically.
+    def put(
+        self,
+        key: str,
+        tensors: Mapping[str, Tensor],
+        *,
+        kind: str = "",
+        inputs: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store an artifact atomically; a disk that is full gives a warning, once.
 
-        Raises:
-            OutputError: the folder cannot be written.
+        Args:
+            kind: what it is: embedding, manifold, head, fit, references or other.
+            inputs: what the key is the hash of, by name.
         """
-        if self.folder is None:
+        if self._shelf is None:
             return
         plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        write_atomically(
-            self.folder / f"{key}.safetensors",
-            save(plain, metadata={"sha256": checksum(plain)}),
-        )
-
-    def forget(self) -> None:
-        """Drop what is kept in memory only, for it belongs to an embedding that is left."""
-
-
-class MemoryStore(ArtifactStore):
-    """Artifacts in memory, so that the cells of an embedding share fits without a cache."""
-
-    def __init__(self) -> None:
-        super().__init__(None)
-        self._kept: dict[str, dict[str, Tensor]] = {}
-
-    def get(self, key: str) -> dict[str, Tensor] | None:
-        """A copy of the artifact under a key, or None."""
-        kept = self._kept.get(key)
-        return None if kept is None else {k: v.clone() for k, v in kept.items()}
-
-    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep a copy."""
-        self._kept[key] = {k: v.detach().clone() for k, v in tensors.items()}
-
-    def forget(self) -> None:
-        """Drop everything."""
-        self._kept.clear()
+        about = {
+            "sha256": checksum(plain),
+            "kind": kind or "other",
+            "inputs": json.dumps(dict(inputs or {})),
+        }
+        self._shelf.write(_name(key), _sorted_header(save(plain, metadata=about)))
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -115,3 +99,25 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(json.dumps([name, str(tensor.dtype), tensor.shape]).encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _name(key: str) -> str:
+    return f"{key}.safetensors"
+
+
+def _checked(content: bytes) -> dict[str, Tensor] | None:
+    try:
+        tensors = load(content)
+        expected = metadata(io.BytesIO(content)).get("sha256")
+        return tensors if checksum(tensors) == expected else None
+    except Exception:  # a parser may answer damage with anything
+        return None
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """The same file with its header in order, so that equal artifacts are equal files."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[end:]])

@@ -39,9 +39,35 @@ class RunFolder:
         Raises:
             OutputError: the folder cannot be written.
         """
-        path = self.cells / f"{record.cell}.json"
+        path = self.file(record.cell)
         write_atomically(path, encode(record))
         return path
+
+    def file(self, cell: str) -> Path:
+        """Where a cell's record is, or would be."""
+        return self.cells / f"{cell}.json"
+
+    def names(self) -> set[str]:
+        """Ids of the cells that have a record; the folder is listed once."""
+        if not self.cells.is_dir():
+            return set()
+        with os.scandir(self.cells) as entries:
+            return {
+                entry.name.removesuffix(".json")
+                for entry in entries
+                if entry.name.endswith(".json") and not entry.name.startswith(".")
+            }
+
+    def write_log(self, name: str, content: bytes) -> str:
+        """Store what a cell printed; give the path relative to the folder.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        path = Path("logs") / f"{name}.log"
+        (self.path / "logs").mkdir(exist_ok=True)
+        write_atomically(self.path / path, content)
+        return str(path)
 
     def read(self) -> list[CellRecord]:
         """All records, sorted by cell.
@@ -54,20 +80,25 @@ class RunFolder:
                 f"run {self.path}: expected a folder with cells/*.json, got none; the"
                 " folder is what `cibench run` printed or was given with -o"
             )
-        records = []
-        for path in sorted(self.cells.glob("*.json")):
-            try:
-                records.append(decode(path.read_bytes()))
-            except (msgspec.ValidationError, msgspec.DecodeError) as error:
-                raise OutputError(
-                    f"record {path.name}: expected a cell record of this version, got"
-                    f" {error}"
-                ) from error
-            except OSError as error:
-                raise OutputError(
-                    f"record {path.name}: expected a readable file, got {error.strerror}"
-                ) from error
-        return records
+        return [self.read_one(path.stem) for path in sorted(self.cells.glob("*.json"))]
+
+    def read_one(self, cell: str) -> CellRecord:
+        """The record of a cell by its id.
+
+        Raises:
+            OutputError: it cannot be read, or is not of this schema.
+        """
+        path = self.file(cell)
+        try:
+            return decode(path.read_bytes())
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise OutputError(
+                f"record {path.name}: expected a cell record of this version, got {error}"
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"record {path.name}: expected a readable file, got {error.strerror}"
+            ) from error
 
 
 def make_writable(folder: Path) -> None:

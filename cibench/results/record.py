@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 #: Version of the record's structure; a reader refuses others.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 Status = Literal[
     "ok", "failed", "timeout", "killed", "out-of-memory", "skipped", "interrupted"
@@ -90,15 +90,19 @@ class Metrics(_Base, frozen=True, kw_only=True):
     rejected_blocks: int
     queries: int
     gradients: int
-    milliseconds_per_sample: float
 
 
 class Timings(_Base, frozen=True, kw_only=True):
-    """Seconds by phase; the embedding is shared by all cells of a data set and seed."""
+    """Seconds by phase, and how long a decision takes.
+
+    The embedding is shared by all cells of a data set and seed. A fit is shared by all
+    cells of a defense: its seconds are those of the fit itself, whichever cell it was for.
+    """
 
     fit_seconds: float
     attack_seconds: float
     predict_seconds: float
+    milliseconds_per_sample: float
 
 
 class Outcomes(_Base, frozen=True, kw_only=True):
@@ -124,7 +128,7 @@ class Outcomes(_Base, frozen=True, kw_only=True):
 class CellRecord(_Base, frozen=True, kw_only=True):
     """One cell: scenario x defense x repetition."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     protocol: int
     cell: str
     """Readable id, unique within a run."""
@@ -132,6 +136,14 @@ class CellRecord(_Base, frozen=True, kw_only=True):
     """Content key: changes with anything that can change the numbers."""
     status: Status
     reason: str = ""
+    log: str = ""
+    """What the cell printed, relative to the run's folder; empty if it was silent."""
+    seconds: float = 0.0
+    """Wall time of the cell, without the fits and embeddings it shares with others."""
+    peak_memory: int | None = None
+    """Bytes resident at most in the process of the cell, as far as that was measured."""
+    inputs: dict[str, str] = {}
+    """What `key` is the hash of, by name."""
     dataset: Component
     fingerprint: str
     agents: list[str]

@@ -182,6 +182,7 @@ def _row(spec: str, group: Sequence[CellRecord]) -> tuple[str, ...]:
     found = [r.metrics for r in group if r.metrics is not None]
     attacked = [m.attacked.value for m in found]
     low, high = interval(group)
+    timings = [r.timings for r in group if r.timings is not None]
     recovery = [m.recovery_error for m in found if m.recovery_error is not None]
     return (
         spec,
@@ -192,7 +193,7 @@ def _row(spec: str, group: Sequence[CellRecord]) -> tuple[str, ...]:
         percent([m.genie.value for m in found]),
         percent([m.majority_share for m in found[:1]]),
         f"{mean(recovery):.2f}" if len(recovery) == len(found) else "-",
-        f"{mean([m.milliseconds_per_sample for m in found]):.3f}",
+        f"{mean([t.milliseconds_per_sample for t in timings]):.3f}",
         ", ".join(sorted({flag for r in group for flag in r.flags})) or "-",
     )
 

@@ -13,7 +13,8 @@ import msgspec
 
 from .._errors import UsageError
 from ..spec import did_you_mean
-from ..study import Study, check_study
+from ..study import Protocol, Study, check_study
+from ._lines import line_of as line_of
 
 _FOLDER = Path(__file__).parent
 
@@ -46,7 +47,8 @@ def read_study(path: Path) -> Study:
             wrong type, or names what it does not have.
     """
     try:
-        data = tomllib.loads(path.read_bytes().decode("utf-8"))
+        text = path.read_bytes().decode("utf-8")
+        data = tomllib.loads(text)
     except OSError as error:
         raise UsageError(
             f"study {path}: expected a TOML file, got {error.strerror}"
@@ -64,8 +66,18 @@ def read_study(path: Path) -> Study:
         raise UsageError(f"study {path}: expected TOML, got: {error}") from error
     try:
         return study_of(data)
-    except UsageError as error:
-        raise UsageError(f"study {path}: {error}") from error
+    except _MistakeError as error:
+        line = line_of(text, error.path)
+        at = "" if line is None else f", line {line}"
+        raise UsageError(f"study {path}{at}: {error}") from error
+
+
+class _MistakeError(UsageError):
+    """A mistake in a study, with the keys that lead to it."""
+
+    def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 def study_of(data: Any) -> Study:
@@ -74,44 +86,74 @@ def study_of(data: Any) -> Study:
     Raises:
         UsageError: as `read_study`, without the file's name.
     """
-    _finite(data, "")
     try:
+        _finite(data, "")
         study = msgspec.convert(data, Study)
+    except RecursionError:
+        raise _MistakeError("expected a study, got too deep a nesting") from None
     except msgspec.ValidationError as error:
-        raise UsageError(_explained(str(error))) from error
-    check_study(study)
+        raise _explained(str(error), data) from error
+    try:
+        check_study(study)
+    except UsageError as error:
+        # Its messages begin with the path, which holds no label.
+        raise _MistakeError(str(error), _path(str(error).partition(":")[0])) from error
     return study
 
 
-def _finite(value: Any, where: str) -> None:
+def _finite(value: Any, where: str, *path: str | int) -> None:
     """TOML knows nan and inf; no number of a study is one, and JSON has neither."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{where}: expected a finite number, got {value}")
+        raise _MistakeError(f"{where}: expected a finite number, got {value}", path)
     if isinstance(value, dict):
         for key, part in value.items():
-            _finite(part, f"{where}.{key}" if where else key)
+            _finite(part, f"{where}.{key}" if where else key, *path, key)
     elif isinstance(value, list):
         for index, part in enumerate(value):
-            _finite(part, f"{where}[{index}]")
+            _finite(part, f"{where}[{index}]", *path, index)
 
 
-def _explained(message: str) -> str:
+def _explained(message: str, data: Any) -> _MistakeError:
     """A msgspec message with the key path in front and a suggestion for unknown keys."""
     text, _, where = message.partition(" - at `$")
     place = re.sub(r"\[\.\.\.\]", ".*", where.rstrip("`")).lstrip(".")
     prefix = f"{place}: " if place else ""
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    path = _path(place)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     if unknown:
         known = [field.name for field in msgspec.structs.fields(_struct_at(place))]
         near = did_you_mean(unknown[1], known)
-        return (
+        return _MistakeError(
             f"{prefix}unknown key {unknown[1]!r}{near}; expected one of"
-            f" {', '.join(known)}"
+            f" {', '.join(known)}",
+            (*path, unknown[1]),
         )
     missing = re.fullmatch(r"Object missing required field `(.*)`", text)
     if missing:
-        return f"{prefix}expected the key {missing[1]!r}, got none"
-    return prefix + text[:1].lower() + text[1:]
+        return _MistakeError(f"{prefix}expected the key {missing[1]!r}, got none", path)
+    if place.endswith(".*"):
+        path += _culprit(data, path, message)
+    return _MistakeError(prefix + text[:1].lower() + text[1:], path)
+
+
+def _path(place: str) -> tuple[str | int, ...]:
+    """Keys and indices of a place such as `scenarios[0].label`."""
+    steps = re.findall(r"([a-z_]+)|\[(\d+)\]", place)
+    return tuple(key or int(index) for key, index in steps)
+
+
+def _culprit(data: Any, path: tuple[str | int, ...], message: str) -> tuple[str, ...]:
+    """The key of a table's wrong value, which msgspec does not tell."""
+    for step in path[:-1]:
+        data = data[step]
+    for key, value in data[path[-1]].items():
+        try:
+            msgspec.convert({**data, path[-1]: {key: value}}, Protocol)
+        except msgspec.ValidationError as error:
+            expected = f"{message.partition(' - at')[0]} - at `$.{path[-1]}[...]`"
+            if str(error) == expected:
+                return (key,)
+    return ()
 
 
 def _struct_at(place: str) -> type[msgspec.Struct]:

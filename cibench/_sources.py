@@ -1,0 +1,51 @@
+"""Hashes of sources: what a record and a cache key know of the code behind a number."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def source_hash(module: str) -> str:
+    """Hash of the source of the plugin's package, or of its module if it has no package.
+
+    An editable install changes without changing its version.
+    """
+    import importlib
+
+    top = importlib.import_module(module.partition(".")[0])
+    if top.__file__ is None:  # a namespace package, which several distributions share
+        top = importlib.import_module(module)
+    assert top.__file__ is not None
+    path = Path(top.__file__)
+    packaged = hasattr(top, "__path__")
+    return _hash_files(sorted(path.parent.rglob("*.py")) if packaged else [path])
+
+
+#: Parts of the harness that come before or after the numbers.
+_NO_NUMBERS = (
+    "cli", "leaderboard", "report", "suites", "study.py", "bootstrap.py",
+    "_study_override.py", "_selection.py", "parameters.py", "exclusion.py",
+)  # fmt: skip
+
+
+@cache
+def harness_hash() -> str:
+    """Hash of the harness' own sources that can change a number."""
+    root = Path(__file__).parent
+    files = [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if path.relative_to(root).parts[0] not in _NO_NUMBERS
+    ]
+    return _hash_files(files)
+
+
+def _hash_files(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,66 @@
+"""Which artifacts cells share, which are missing, and their way to workers; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..results.folder import write_atomically
+from .keys import CellKeys
+from .task import Kind
+
+#: Kinds of shared work in the order of the keys.
+_KINDS: tuple[Kind, ...] = ("embed", "refer", "fit")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Work that cells share: its kind, its artifact's key and one cell that needs it."""
+
+    kind: Kind
+    key: str
+    at: int
+
+
+class Artifacts:
+    """The folder of artifacts as the coordinator sees it: names and files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._brought: dict[str, set[str]] = {}
+
+    def missing(self, cells: Iterable[tuple[int, CellKeys]]) -> list[Shared]:
+        """What cells need and the folder has not; each cell by number and keys."""
+        first: dict[tuple[Kind, str], int] = {}
+        for at, keys in cells:
+            for kind, key in zip(_KINDS, keys[:3], strict=True):
+                first.setdefault((kind, key), at)
+        return [
+            Shared(kind, key, at)
+            for (kind, key), at in first.items()
+            if not (self._folder / _name(key)).exists()
+        ]
+
+    def names(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """Names of artifacts below the folder."""
+        return tuple(map(_name, keys))
+
+    def bring(self, embedding: str, artifacts: Mapping[str, bytes]) -> None:
+        """Store artifacts that came from a worker; later tasks get them too."""
+        for name, content in artifacts.items():
+            path = self._folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content)
+            self._brought.setdefault(embedding, set()).add(name)
+
+    def content(self, keys: CellKeys) -> dict[str, bytes]:
+        """What a worker without the folder needs for a cell, as far as it is there."""
+        names = {_name(key) for key in keys[:3]}
+        names |= self._brought.get(keys.embedding, set())
+        found = {name: self._folder / name for name in sorted(names)}
+        return {n: path.read_bytes() for n, path in found.items() if path.exists()}
+
+
+def _name(key: str) -> str:
+    return f"{key[:2]}/{key}.safetensors"

@@ -1,0 +1,331 @@
+"""Tasks on the workers of a Dask cluster: one that runs, or one of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from .._errors import EnvironmentFault, OutputError, UsageError
+from ..results.folder import make_writable
+from ._cluster import Back, ClusterBackend, Lost, absent, checked_options
+from ._remote import About, Lacking, Parcel, about, do, end, sees
+from .channel import DaskListener, Event
+from .limits import parse_duration
+from .perform import Work
+from .task import Answer
+
+OPTIONS: Final = ("address", "scheduler_file", "store", "wait")
+STORES: Final = ("auto", "shared", "scheduler")
+#: Seconds until a scheduler that does not answer counts as unreachable.
+CONNECT: Final = 8.0
+#: Seconds that each step of closing may take.
+FAREWELL: Final = 8.0
+
+
+class DaskBackend(ClusterBackend):
+    """Works on Dask workers, each of which watches over children.
+
+    joblib's Dask backend is not used: it ends the whole call when one worker is lost.
+
+    Args:
+        workers: of a cluster of this machine, if none is named.
+        options: `address` of a scheduler or `scheduler_file`; `store`: `shared` if workers
+            see the cache folder, `scheduler` if artifacts are to travel, `auto` to find
+            out; `wait`: how long to wait for workers, such as `30m`.
+        on_event: called with phases of tasks, from any thread.
+        cache: folder of artifacts.
+
+    Raises:
+        UsageError: an option is wrong.
+        EnvironmentFault: there is no such scheduler, it has no workers, or they are not
+            what this process is.
+    """
+
+    name = "dask"
+
+    def __init__(
+        self,
+        workers: int,
+        options: Mapping[str, str],
+        on_event: Callable[[Event], None],
+        cache: Path,
+    ) -> None:
+        given = checked_options(self.name, options, OPTIONS)
+        store = given.get("store", "auto")
+        if store not in STORES:
+            raise UsageError(
+                f"--backend-opt store: expected one of {', '.join(STORES)}, got {store!r}"
+            )
+        if "address" in given and "scheduler_file" in given:
+            raise UsageError(
+                "--backend-opt: expected address or scheduler_file, got both"
+            )
+        self.wait = parse_duration(given.get("wait", "10s")) or float("inf")
+        self._runs: set[str] = set()
+        try:
+            self._distributed: Any = importlib.import_module("distributed")
+        except ImportError as error:
+            raise absent("distributed") from error
+        with ExitStack() as opened:
+            opened.enter_context(_quiet())
+            self._client = self._connected(given, workers, opened)
+            self._check_workers()
+            self.shares_cache = store == "shared" or (
+                store == "auto" and self._all_see(cache)
+            )
+            listener = DaskListener(self._client, on_event)
+            self.channel = opened.enter_context(listener).address
+            self._opened = opened.pop_all()
+
+    def bundles(self) -> bool:
+        """See `Backend`."""
+        return True
+
+    def run(self, works: Iterable[Work]) -> Iterator[tuple[int, Answer]]:
+        """See `Backend`."""
+
+        def noted() -> Iterator[Work]:
+            for work in works:
+                self._runs.add(work.context.run)
+                yield work
+
+        self._done = self._distributed.as_completed(
+            loop=self._client.loop, with_results=True, raise_errors=False
+        )
+        yield from super().run(noted())
+
+    def close(self) -> None:
+        """See `Backend`."""
+        if self._runs:
+            _briefly(
+                lambda: self._client.run(end, tuple(self._runs), on_error="ignore")
+            )
+        self._opened.close()
+
+    def _connected(
+        self, given: Mapping[str, str], workers: int, opened: ExitStack
+    ) -> Any:
+        distributed = self._distributed
+        if "scheduler_file" in given:
+            address = _address_in(Path(given["scheduler_file"]), self.wait)
+        elif "address" in given:
+            address = given["address"]
+        else:
+            cluster = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                memory_limit=0,  # of a cell: --memory
+                silence_logs=logging.CRITICAL + 1,
+                env={"DASK_LOGGING__DISTRIBUTED": "critical"},
+            )
+            opened.callback(_briefly, lambda: cluster.close(timeout=FAREWELL))
+            address = cluster.scheduler_address
+        try:
+            client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise EnvironmentFault(
+                f"Dask scheduler {address}: expected it to answer within {CONNECT:.0f} s,"
+                f" got {_text(error)}; check the address, that the scheduler runs, and"
+                " that no firewall is between"
+            ) from error
+        opened.callback(_briefly, lambda: client.close(timeout=FAREWELL))
+        self._address = address
+        return client
+
+    def _check_workers(self) -> None:
+        """
+        Raises:
+            EnvironmentFault: there are none, or they have other software.
+        """
+        deadline = time.monotonic() + self.wait
+        while not (threads := self._threads()):
+            if time.monotonic() > deadline:
+                raise EnvironmentFault(
+                    f"Dask scheduler {self._address}: expected workers within"
+                    f" {self.wait:.0f} s, got none; start some, or wait longer with"
+                    " --backend-opt wait=30m"
+                )
+            time.sleep(0.1)
+        self.workers = threads
+        python = about().python
+        versions = self._client.get_versions(check=False)
+        for address, found in versions["workers"].items():
+            theirs = str((found or {}).get("host", {}).get("python", python))
+            if not f"{theirs}.".startswith(f"{python}."):
+                raise _other(address, "Python", python, theirs)
+        for address, what in self._client.run(about, on_error="return").items():
+            if not isinstance(what, About):
+                raise _cannot_import(address, what)
+            if what.cibench != about().cibench:
+                raise _other(
+                    address,
+                    "cibench",
+                    about().cibench,
+                    f"{what.cibench} (source hashes)",
+                )
+
+    def _all_see(self, cache: Path) -> bool:
+        """Whether every worker sees a file that was just written to the cache."""
+        try:
+            make_writable(cache)
+            token = cache.absolute() / f".seen-{uuid.uuid4().hex}"
+            token.touch()
+        except OSError as error:
+            raise OutputError(
+                f"cache folder {cache}: expected a writable folder, got"
+                f" {error.strerror}; set CIBENCH_CACHE or use --no-cache"
+            ) from error
+        try:
+            found = self._client.run(sees, str(token), on_error="return")
+        finally:
+            token.unlink(missing_ok=True)
+        return all(each is True for each in found.values())
+
+    def _threads(self) -> int:
+        try:
+            return sum(self._client.nthreads().values())
+        except (OSError, CancelledError, RuntimeError) as error:
+            raise self._gone(error) from error
+
+    def _submit(self, sent: Parcel, where: str) -> Any:
+        options: dict[str, Any] = {}
+        if where:
+            options = {"workers": [where], "allow_other_workers": True}
+        key = f"cibench-{sent.work.task.kind}-{uuid.uuid4().hex}"
+        try:
+            future = self._client.submit(
+                do_here, sent, key=key, pure=False, retries=0, **options
+            )
+        except Exception as error:  # ClosedClientError is of no public class
+            raise self._gone(error) from error
+        self._done.add(future)
+        return future
+
+    def _collect(self, handles: Collection[Any]) -> list[tuple[Any, Back]]:
+        with self._done.thread_condition:
+            if not self._done.has_ready():
+                self._done.thread_condition.wait(0.1)
+        return [
+            (future, self._back(future, result))
+            for future, result in self._done.next_batch(block=False)
+        ]
+
+    def _back(self, future: Any, result: Any) -> Back:
+        if future.status == "finished":
+            found: tuple[int, Answer] | Lacking = result
+            return found
+        error = result[1] if isinstance(result, tuple) else result
+        if isinstance(error, CancelledError) or future.status in ("cancelled", "lost"):
+            raise self._gone(error)
+        if type(error).__name__ == "KilledWorker":
+            return Lost(f"worker {error.last_worker.address}")
+        if isinstance(error, ImportError | AttributeError) or "deserializ" in str(
+            error
+        ):
+            return _cannot_import("of the cluster", error)
+        assert isinstance(error, Exception)
+        return error
+
+    def _cancel(self, handles: Collection[Any]) -> None:
+        self._done.clear()
+        if handles:
+            futures = list(handles)
+            _briefly(lambda: self._client.cancel(futures, force=True))
+
+    def _gone(self, error: BaseException) -> EnvironmentFault:
+        return EnvironmentFault(
+            f"Dask scheduler {self._address}: expected it to run as long as this run, got"
+            f" {_text(error)}; finished cells are kept: start it again and resume the run"
+        )
+
+
+def do_here(received: Parcel) -> tuple[int, Answer] | Lacking:
+    """Do a work on a Dask worker, which says who it is if it lacks something."""
+    found = do(received)
+    if isinstance(found, Lacking):
+        worker: Any = importlib.import_module("distributed").get_worker()
+        return replace(found, worker=worker.address)
+    return found
+
+
+def _address_in(path: Path, wait: float) -> str:
+    """The scheduler's address in the file that it wrote."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["address"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if time.monotonic() > deadline:
+                raise EnvironmentFault(
+                    f"scheduler file {path}: expected a file that a Dask scheduler wrote"
+                    f" (dask scheduler --scheduler-file), got {_text(error)}"
+                ) from error
+        time.sleep(0.1)
+
+
+def _cannot_import(which: str, error: object) -> EnvironmentFault:
+    text = _text(error) if isinstance(error, BaseException) else str(error)
+    return EnvironmentFault(
+        f"Dask worker {which}: expected cibench of the same version as here, got {text};"
+        " install it on the scheduler and every worker"
+    )
+
+
+def _other(which: str, what: str, ours: str, theirs: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"Dask worker {which}: expected {what} {ours} as here, got {theirs}; install the"
+        f" same version of {what} on every worker"
+    )
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def _briefly(step: Callable[[], object]) -> None:
+    """Take a step of closing; do without it if it fails or takes long."""
+
+    def attempt() -> None:
+        with contextlib.suppress(Exception, CancelledError):
+            step()
+
+    thread = threading.Thread(target=attempt, daemon=True, name="cibench-closing")
+    thread.start()
+    thread.join(FAREWELL)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own log and warnings about large tasks off standard error."""
+    dask: Any = importlib.import_module("dask")
+    names = ["distributed", "tornado", "tornado.application"]
+    names += [
+        n for n in logging.root.manager.loggerDict if n.startswith("distributed.")
+    ]
+    before = {name: logging.getLogger(name).level for name in names}
+    settings = {
+        "distributed.admin.large-graph-warning-threshold": "1GB",
+        # Lost workers are counted here, fairly: see ClusterBackend.
+        "distributed.scheduler.allowed-failures": 0,
+    }
+    with dask.config.set(settings):
+        for name in names:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
