@@ -1,10 +1,25 @@
 """Small, seeded inputs with declared properties. Everything is float64 on the CPU."""
 
+import tempfile
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from cibench import AgentLayout, Decision, FusionCenter, Observation
+from cibench.evaluate import evaluate
+from cibench.execute import answer
+from cibench.execute.backends import SerialBackend
+from cibench.execute.blank import cell_id
+from cibench.execute.describing import describe
+from cibench.execute.engine import Engine
+from cibench.execute.known import Known
+from cibench.execute.perform import Context
+from cibench.execute.settings import Settings
+from cibench.fit import fit_defense
 from cibench.manifold import AffineManifold, AutoEncoder
+from cibench.references import refer
+from cibench.results import RunFolder
 
 
 def seeded(seed=0):
@@ -102,3 +117,60 @@ class Plain(FusionCenter):
 
     def decide(self, observation):
         return Decision(logits=self.head(observation.filled(0.0)))
+
+
+def fitted_and_evaluated(scenario, defense, training):
+    """One cell's evaluation, without keys, cache or record."""
+    center = fit_defense(
+        defense, training, seed=scenario.seed, dataset=scenario.dataset, seed_scope="x"
+    )
+    references = refer(scenario, training.undefended)
+    return evaluate(scenario, references, defense, training, fusion_center=center)
+
+
+class _Silent:
+    """An observer that looks away."""
+
+    def stage(self, name, tasks):
+        pass
+
+    def prepared(self, title, seconds, reason):
+        pass
+
+    def event(self, event):
+        pass
+
+
+def forget():
+    """Drop what this process remembers of earlier runs, as a new one would."""
+    answer._runners.clear()
+
+
+def run_cells(cells, *, cache=None, **settings):
+    """Each cell with its record and where that is from, all computed in this process.
+
+    Args:
+        cache: folder of artifacts and records; None takes one for this call.
+        settings: other fields of `Settings`.
+    """
+    forget()
+    with tempfile.TemporaryDirectory() as temporary, SerialBackend(print) as backend:
+        settings = Settings(cache=cache or Path(temporary, "cache"), **settings)
+        folder = RunFolder(Path(temporary, "run"))
+        folder.create()
+        common = {
+            "settings": settings, "backend": backend, "torch_version": torch.__version__,
+            "context": Context(run="tests", isolation="none"),
+        }  # fmt: skip
+        described = describe(cells, **common)
+        described.check(cells)
+        engine = Engine(
+            cells=cells, described=described, known=Known(folder, settings.cache),
+            folder=folder, observer=_Silent(), **common,
+        )  # fmt: skip
+        sources = {done.cell: done.source for done in engine.run()}
+        names = [cell_id(cell, engine.keys(cell).cell) for cell in cells]
+        return [
+            (cell, folder.read_one(name), sources[name])
+            for cell, name in zip(cells, names, strict=True)
+        ]

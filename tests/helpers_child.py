@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-
 import json
 import multiprocessing
 import os
@@ -22,6 +21,9 @@ def run(payload, report):
         for phase in arguments:
             report(phase.encode())
         return b"null"
+    if name == "report_and_sleep":
+        report(b"began")
+        time.sleep(*arguments)
     return json.dumps(globals()[name](*arguments)).encode()
 
 
@@ -134,6 +136,14 @@ def kill_self(number):
     time.sleep(60)
 
 
+def spoil_and_loop():
+    """Deaf to SIGTERM in two ways."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    while True:
+        pass
+
+
 def loop():
     while True:
         pass
@@ -203,7 +213,7 @@ def replace_descriptors():
                 os.dup2(nothing, number)
 
 
-def _note(file):
+def note(file):
     with open(file, "a") as stream:
         stream.write(f"{os.getpid()}\n")
 
@@ -217,7 +227,7 @@ def _grandchild(file, session):
         if os.fork() == 0:
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
-            _note(file)
+            note(file)
             time.sleep(300)
         os._exit(0)
     os.waitpid(child, 0)
@@ -227,7 +237,7 @@ def _grandchild(file, session):
 
 def leave_grandchild(file, session, then):
     _grandchild(file, session)
-    _note(file)
+    note(file)
     return globals()[then[0]](*then[1:])
 
 

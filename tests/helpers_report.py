@@ -50,7 +50,6 @@ def record(
         success_rate=Proportion(successes=sum(counted) - right, n=sum(counted)),
         majority_share=0.5, recovery_error=None, recovery_error_clean=None,
         solver_not_converged=None, rejected_blocks=0, queries=0, gradients=0,
-        milliseconds_per_sample=0.1,
     )  # fmt: skip
     fields = {
         "protocol": 1, "cell": f"{dataset}--{attack}--{defense}--{seed}".replace(":", "_"),
@@ -59,7 +58,10 @@ def record(
         "classes": ["0", "1"], "embedding": EMBEDDING,
         "attack": [attack_part(spec) for spec in attack.split("+")],
         "defense": component(defense), "seed": seed, "metrics": metrics,
-        "timings": Timings(fit_seconds=0, attack_seconds=0, predict_seconds=0),
+        "timings": Timings(
+            fit_seconds=0, attack_seconds=0, predict_seconds=0,
+            milliseconds_per_sample=0.1,
+        ),
         "outcomes": Outcomes(
             labels=labels, counted=counted, clean_undefended=labels, clean=labels,
             attacked_undefended=attacked, attacked=attacked, genie=labels,

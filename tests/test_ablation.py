@@ -66,7 +66,6 @@ def training():
         plugin.load(),
         dataclasses.replace(RECIPES["identity"], epochs=25, agent_dropout=0.2),
         seed=0,
-        source="test",
         store=ArtifactStore(None),
         device=torch.device("cpu"),
     )

@@ -35,7 +35,6 @@ def training():
         plugin.load(),
         dataclasses.replace(RECIPES["identity"], epochs=25, head=16),
         seed=0,
-        source="test",
         store=ArtifactStore(None),
         device=torch.device("cpu"),
     )

@@ -23,7 +23,6 @@ def training():
         plugin.load(),
         dataclasses.replace(recipe, epochs=40, agent_dropout=0.0, patience=40),
         seed=0,
-        source="test",
         store=ArtifactStore(None),
         device=torch.device("cpu"),
     )

@@ -19,10 +19,9 @@ from cibench import (
 )
 from cibench._errors import OptionError
 from cibench.embedding import RECIPES
-from cibench.evaluate import evaluate
 from cibench.execute.describe import median_norms
 from cibench.execute.store import ArtifactStore
-from cibench.references import decide, predictions, refer
+from cibench.references import decide, predictions
 from cibench.scenario import Scenario
 from cibench.spec import Spec, build
 from cibench_plugins.attacks.combined import MOST_AGENTS, Combined
@@ -31,6 +30,7 @@ from cibench_plugins.attacks.missing import Missing
 from cibench_plugins.attacks.pgd import PGD
 from helpers import (
     Plain,
+    fitted_and_evaluated,
     layout_of,
     linear_head,
     mlp_head,
@@ -90,9 +90,7 @@ def sent_by(training, *attack, missing=0.15):
 
 def evaluated(training, *attack):
     scenario = scenario_of(training, *attack)
-    references = refer(scenario, training.undefended)
-    defense = Given(center=DEFENDED)
-    return evaluate(scenario, references, defense, training, seed_scope="x")
+    return fitted_and_evaluated(scenario, Given(center=DEFENDED), training)
 
 
 def assert_same(first, second):

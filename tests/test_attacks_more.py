@@ -13,8 +13,8 @@ from scipy import stats
 from cibench import Criterion, Knowledge, Observation, OracleFusionCenter, Victim
 from cibench._errors import PluginError
 from cibench.embedding import prepare, recipe_of
-from cibench.evaluate import guarded
 from cibench.execute.store import ArtifactStore
+from cibench.fit import guarded
 from cibench.registry import default_registry
 from cibench.scenario import audit
 from cibench_plugins.attacks import _donors
@@ -372,7 +372,7 @@ def tiny():
     """Training data, clean test embeddings and their labels."""
     data = Synthetic(agents=4, width=4, rank=2, samples=120, redundancy=0.3).load()
     return prepare(
-        data, recipe_of("identity:epochs=10,batch=20"), seed=0, source="test",
+        data, recipe_of("identity:epochs=10,batch=20"), seed=0,
         store=ArtifactStore(None), device=torch.device("cpu"),
     )  # fmt: skip
 

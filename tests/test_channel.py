@@ -5,6 +5,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -109,6 +110,32 @@ def test_the_socket_is_private_and_goes_with_the_context():
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert not folder.exists()
     assert threading.active_count() == before
+
+
+@pytest.fixture
+def short_path():
+    """A folder whose path leaves room for a socket's."""
+    with tempfile.TemporaryDirectory(prefix="c") as folder:
+        yield Path(folder)
+
+
+def test_what_a_killed_listener_left_behind_is_removed(short_path, monkeypatch):
+    script = """
+import os, signal
+from cibench.execute.channel import Listener
+Listener(print).__enter__()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = {**os.environ, "TMPDIR": str(short_path)}
+    subprocess.run([sys.executable, "-c", script], env=environment)
+    assert len(list(short_path.iterdir())) == 1
+    (short_path / "cibench-events-new").mkdir()  # one that is being made
+    monkeypatch.setattr(channel.tempfile, "tempdir", str(short_path))
+    with Listener(print) as one, Listener(print) as two:
+        folders = {Path(x.address.removeprefix("unix:")).parent for x in (one, two)}
+        assert folders < set(short_path.iterdir())
+        assert len(list(short_path.iterdir())) == 3
+    assert [path.name for path in short_path.iterdir()] == ["cibench-events-new"]
 
 
 def test_a_temporary_folder_with_a_long_path_is_avoided(tmp_path, monkeypatch):

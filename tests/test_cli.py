@@ -15,6 +15,7 @@ import pytest
 import helpers_extrasensory as extrasensory
 from cibench import VERSION, cli, registry
 from cibench.flags import FLAGS
+from helpers import forget
 
 SET = "synthetic:agents=4,rank=2,samples=200,width=6"
 FAST = ("--seeds", "1", "--embedding", "identity:epochs=20,batch=20")
@@ -38,9 +39,15 @@ def surroundings(tmp_path, monkeypatch):
 
 @pytest.fixture
 def call(capsys):
-    """Run the command line in this process: exit code, standard output and error."""
+    """Run the command line in this process: exit code, standard output and error.
+
+    Cells too, which is quick, unless `--isolation` is given.
+    """
 
     def run(*arguments):
+        forget()
+        if arguments[:1] == ("run",) and "--isolation" not in arguments:
+            arguments = (*arguments, "--isolation", "none")
         code = cli.invoke(list(arguments))
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -91,10 +98,7 @@ def records(folder="out"):
 
 def numbers(record):
     """What must be the same when a cell is run again."""
-    metrics = {
-        k: v for k, v in record["metrics"].items() if k != "milliseconds_per_sample"
-    }
-    return metrics, record["outcomes"], record["fitted"], record["flags"]
+    return tuple(record[key] for key in ("metrics", "outcomes", "fitted", "flags"))
 
 
 def rows(markdown):
@@ -479,7 +483,7 @@ def test_an_internal_error_is_one_line(call, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("cibench.grid.expand", broken)
+    monkeypatch.setattr("cibench.cli._chosen.expand", broken)
     code, _, err = call("run")
     assert code == 70
     assert err.count("\n") == 1
@@ -507,8 +511,16 @@ def test_an_interrupt_keeps_finished_cells(call, monkeypatch):
         "-o", "out",
     )  # fmt: skip
     assert (code, out) == (130, "")
-    assert "interrupted" in err.splitlines()[-1]
-    assert len(records()) == 1
+    assert "interrupted; 1 of 2 cells are finished and kept" in err.splitlines()[-1]
+    assert "cibench run --resume out" in err.splitlines()[-1]
+    status = {r["attack"][0]["component"]["name"]: r["status"] for r in records()}
+    assert status == {"flip": "ok", "missing": "interrupted"}
+    code, table, err = call("run", "--resume", "out")
+    assert code == 0, err
+    assert "2 cells, 1 of them already known" in err
+    assert {r["status"] for r in records()} == {"ok"}
+    assert len(calls) == 3
+    assert table.count("###") == 2
 
 
 # Good paths.
@@ -554,7 +566,8 @@ def test_show_prints_the_table_of_the_run_again(run, call):
         "--dataset", "synthetic:agents=3,rank=2,samples=100,width=4",
         "--seeds", "10,2", "--embedding", "identity:epochs=2",
     )  # fmt: skip
-    assert call("show", "out") == (0, table, "")
+    code, shown, _ = call("show", "out")
+    assert (code, shown) == (0, table)
 
 
 def test_show_prints_one_record(run, call):
@@ -844,9 +857,9 @@ HOSTILE = '''
 CONTRACT = "ContractError: "
 DECIDE = CONTRACT + "Changed.decide: expected "
 REASONS = {
-    "fails": "ValueError: no luck",
-    "stops": "SystemExit: enough",
-    "nothing": CONTRACT + "defense nothing: expected a FusionCenter from fit, got None",
+    "fails": "fit: ValueError: no luck",
+    "stops": "fit: SystemExit: enough",
+    "nothing": "fit: " + CONTRACT + "defense nothing: expected a FusionCenter from fit, got None",
     "nan": DECIDE + "finite logits, got non-finite ones for 1",
     "flat": DECIDE + "logits of shape (60, classes), got (60",
     "short": DECIDE + "logits of shape (60, classes), got (59",
@@ -885,7 +898,7 @@ def test_a_defense_that_fails_is_a_row(hostile, run, name):
     assert float(rows(table)["none"][0]) > 90
     assert failed["reason"] in table
     last = err.splitlines()[-1]
-    assert last.startswith("error: 1 of 2 cells failed; first: ")
+    assert last.startswith("error: 1 of 2 cells failed (1 failed); first: ")
     assert failed["reason"] in last
 
 
@@ -899,7 +912,12 @@ def test_a_failed_cell_follows_the_schema_and_names_no_folder(hostile, run, call
 
 def test_a_failure_is_not_remembered(hostile, run):
     run("-d", "fails", code=1)
+    _, err = run("-d", "fails", code=1, out="again")
+    assert "already known" not in err
+    # In the folder of the run it stays until it is asked for.
     _, err = run("-d", "fails", code=1)
+    assert "1 cells, 1 of them already known" in err
+    _, err = run("-d", "fails", "--rerun", "failed", code=1)
     assert "already known" not in err
 
 
@@ -944,7 +962,7 @@ def test_an_attack_that_fails_is_a_row_for_every_defense(hostile, run):
     boom = [r for r in records() if "boom" in r["cell"]]
     assert [r["status"] for r in boom] == ["failed", "failed"]
     assert {r["reason"].partition(" (")[0] for r in boom} == {
-        "ValueError: no luck in data.bin"
+        "refer: ValueError: no luck in data.bin"
     }
     assert boom[0]["attack"][0]["component"]["name"] == "boom"
     flip, failed = table.split("### ")[2], table.split("### ")[1]
@@ -955,7 +973,7 @@ def test_an_attack_that_fails_is_a_row_for_every_defense(hostile, run):
 
 def test_an_attack_that_asks_for_too_much_fails(hostile, run):
     run("-d", "none", attack="curious", code=1)
-    assert records()[0]["reason"].startswith("KnowledgeError: Victim.logits: expected")
+    assert records()[0]["reason"].startswith("refer: KnowledgeError: Victim.logits: expected")
 
 
 def test_a_failure_in_a_real_process(install, monkeypatch):
@@ -1042,10 +1060,10 @@ def test_an_attack_that_fits_no_other_data_set_is_skipped_there(run, call):
 
 
 def test_of_two_records_of_one_cell_the_newer_is_shown(run, call, monkeypatch):
-    from cibench.execute import runner
+    from cibench.execute import keys
 
     run("-d", "none")
-    monkeypatch.setattr(runner, "harness_hash", lambda: "another source")
+    monkeypatch.setattr(keys, "harness_hash", lambda: "another source")
     run("-d", "none")
     assert len(records()) == 2
     shown = call("show", "out")[1]

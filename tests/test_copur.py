@@ -48,7 +48,6 @@ def prepared(plugin):
         plugin.load(),
         dataclasses.replace(RECIPES["identity"], epochs=3),
         seed=0,
-        source="test",
         store=ArtifactStore(None),
         device=torch.device("cpu"),
     )

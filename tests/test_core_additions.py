@@ -29,9 +29,8 @@ from cibench import (
 )
 from cibench.defense import sanitize
 from cibench.embedding import RECIPES
-from cibench.evaluate import evaluate
+from cibench.execute import answer
 from cibench.execute.describe import median_norms
-from cibench.execute.runner import Runner, Settings
 from cibench.execute.store import ArtifactStore
 from cibench.grid import expand, source_hash
 from cibench.references import refer
@@ -42,10 +41,12 @@ from cibench_plugins.attacks.pgd import PGD
 from helpers import (
     Plain,
     everyone,
+    fitted_and_evaluated,
     layout_of,
     linear_head,
     normal,
     observation_of,
+    run_cells,
     seeded,
 )
 
@@ -204,9 +205,7 @@ def scenario_of(training, *attack):
 
 
 def evaluated(training, attack, defense):
-    scenario = scenario_of(training, attack)
-    references = refer(scenario, training.undefended)
-    return evaluate(scenario, references, defense, training, seed_scope="x")
+    return fitted_and_evaluated(scenario_of(training, attack), defense, training)
 
 
 def test_the_harness_hands_out_its_training_embeddings(training):
@@ -275,11 +274,9 @@ def records_of(registry, attack, *defenses):
     cells = expand(
         registry, datasets=["synthetic:agents=4,rank=2,samples=200,width=6"],
         attacks=[attack], defenses=defenses, seeds=[0],
+        embedding="identity:epochs=10,batch=20",
     )  # fmt: skip
-    settings = Settings(
-        device=torch.device("cpu"), embedding="identity:epochs=10,batch=20"
-    )
-    return [record for _, record, _ in Runner(settings).run(cells)]
+    return [record for _, record, _ in run_cells(cells)]
 
 
 @pytest.mark.parametrize("counts", [False, True])
@@ -437,7 +434,9 @@ def test_a_record_of_an_oracle_carries_its_flag(monkeypatch):
     module.__file__ = __file__
     module.cibench_defenses = cibench_defenses
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    dropper, none = records_of(WithDropper(), "flip", "dropper", "none")
+    registry = WithDropper()
+    monkeypatch.setattr(answer, "default_registry", lambda: registry)
+    dropper, none = records_of(registry, "flip", "dropper", "none")
     assert {dropper.status, none.status} == {"ok"}
     assert "oracle-information" in dropper.flags
     assert "oracle-information" not in none.flags

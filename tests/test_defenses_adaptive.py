@@ -28,7 +28,6 @@ def noisy():
         plugin.load(),
         dataclasses.replace(RECIPES["identity"], epochs=20),
         seed=0,
-        source="test",
         store=ArtifactStore(None),
         device=torch.device("cpu"),
     )

@@ -45,7 +45,6 @@ def embedded():
         Synthetic(agents=5, width=4, rank=2, samples=200, noise=0.3).load(),
         dataclasses.replace(RECIPES["identity"], epochs=2),
         seed=0,
-        source="test",
         store=ArtifactStore(None),
         device=torch.device("cpu"),
     )
@@ -69,7 +68,7 @@ def assert_same(one, other):
 def test_a_fit_does_not_depend_on_what_is_stored(embedded, tmp_path, name):
     fresh = fitted(configured(name), embedded, tmp_path)
     assert_same(fresh, fitted(configured(name), embedded, tmp_path))
-    for path in sorted(tmp_path.glob("*.safetensors")):
+    for path in sorted(tmp_path.rglob("*.safetensors")):
         path.unlink()  # as if the run had been interrupted before it
         assert_same(fresh, fitted(configured(name), embedded, tmp_path))
 
@@ -77,9 +76,11 @@ def test_a_fit_does_not_depend_on_what_is_stored(embedded, tmp_path, name):
 @pytest.mark.parametrize("stored", ["maps", "head"])
 def test_a_latent_median_interrupted_half_way_is_the_same(embedded, tmp_path, stored):
     fresh = fitted(LatentMedian(), embedded, tmp_path)
-    for path in tmp_path.glob("*.safetensors"):
-        if (b'"maps"' in path.read_bytes()) != (stored == "maps"):
-            path.unlink()
+    paths = list(tmp_path.rglob("*.safetensors"))
+    lost = [p for p in paths if (b'"maps"' in p.read_bytes()) != (stored == "maps")]
+    assert 0 < len(lost) < len(paths)
+    for path in lost:
+        path.unlink()
     assert_same(fresh, fitted(LatentMedian(), embedded, tmp_path))
 
 
@@ -137,6 +138,7 @@ def test_every_defense_runs_with_its_defaults(dataset, tmp_path, monkeypatch, ca
     named = [part for name in SHIPPED for part in ("-d", name)]
     attacks = ("-a", "flip", "-a", "missing")
     run = ("run", "-q", "--quick", "--data-dir", ".", "--dataset", spec, "-o", "out")
+    run += ("--isolation", "none")
     code = cli.invoke([*run, *attacks, *named])
     assert code == 0, capsys.readouterr().err
     records = [json.loads(p.read_text()) for p in Path("out/cells").glob("*.json")]

@@ -65,7 +65,6 @@ def synthetic():
         plugin.load(),
         dataclasses.replace(RECIPES["identity"], epochs=3),
         seed=0,
-        source="test",
         store=ArtifactStore(None),
         device=torch.device("cpu"),
     )

@@ -20,12 +20,11 @@ from cibench.embedding.train import (
     mean_features,
     minimize,
 )
-from cibench.execute.runner import Runner, Settings
 from cibench.execute.store import ArtifactStore, checksum
 from cibench.grid import expand
 from cibench.registry import default_registry
 from cibench_plugins.datasets.synthetic import Synthetic
-from helpers import layout_of, normal, observation_of, seeded
+from helpers import layout_of, normal, observation_of, run_cells, seeded
 
 CPU = torch.device("cpu")
 FAST = EmbeddingRecipe(block=4, head=8, epochs=4, agent_dropout=0.3)
@@ -55,7 +54,7 @@ def holes(easy):
 
 def prepared(dataset, recipe=FAST, seed=0, store=None):
     return prepare(
-        dataset, recipe, seed=seed, source="s", store=store or ArtifactStore(None),
+        dataset, recipe, seed=seed, store=store or ArtifactStore(None),
         device=CPU,
     )  # fmt: skip
 
@@ -355,7 +354,7 @@ def undefended_under(attack, dataset, **options):
         default_registry(),
         datasets=[dataset], attacks=[attack], defenses=["none"], seeds=[0],
     )  # fmt: skip
-    ((_, record, _),) = Runner(Settings(device=CPU, **options)).run(cells)
+    ((_, record, _),) = run_cells(cells, **options)
     assert record.status == "ok", record.reason
     return record
 

@@ -99,7 +99,7 @@ def released():
     recipe = replace(RECIPES["copur-extrasensory"], block=3, head=5)
     dataset = Synthetic(agents=3, width=4, rank=2, samples=200, margin=0.3).load()
     training, *_ = prepare(
-        dataset, recipe, seed=0, source="s", store=ArtifactStore(None),
+        dataset, recipe, seed=0, store=ArtifactStore(None),
         device=torch.device("cpu"),
     )  # fmt: skip
     return training

@@ -24,14 +24,12 @@ from cibench import (
     UndefendedFusionCenter,
 )
 from cibench.embedding import RECIPES
-from cibench.evaluate import evaluate
 from cibench.execute.describe import median_norms
-from cibench.execute.runner import Runner, Settings
 from cibench.execute.store import ArtifactStore
 from cibench.flags import FLAGS, raise_flags
 from cibench.grid import expand
 from cibench.metrics import balanced_accuracy, majority_share, proportion
-from cibench.references import decide, predictions, refer
+from cibench.references import decide, predictions
 from cibench.registry import default_registry
 from cibench.results import (
     AttackPart,
@@ -47,7 +45,16 @@ from cibench_plugins.attacks.flip import Flip
 from cibench_plugins.attacks.missing import Missing
 from cibench_plugins.attacks.none import NoAttack
 from cibench_plugins.attacks.pgd import PGD
-from helpers import Plain, layout_of, linear_head, normal, observation_of, seeded
+from helpers import (
+    Plain,
+    fitted_and_evaluated,
+    layout_of,
+    linear_head,
+    normal,
+    observation_of,
+    run_cells,
+    seeded,
+)
 
 LAYOUT = layout_of(2, 3, 1, 2)
 CLASSES = 3
@@ -140,10 +147,7 @@ def scenario_of(training, *attack, seed=0, missing=0.15):
 
 def run(training, scenario, center=None):
     center = center or Clipping(linear_head(LAYOUT.width, CLASSES, seed=5))
-    references = refer(scenario, training.undefended)
-    return evaluate(
-        scenario, references, Given(center=center), training, seed_scope="x"
-    )
+    return fitted_and_evaluated(scenario, Given(center=center), training)
 
 
 def by_hand(center, observation):
@@ -684,11 +688,9 @@ def records_of(
     cells = expand(
         default_registry(),
         datasets=[dataset], attacks=[attack], defenses=defenses, seeds=[0],
+        embedding="identity:epochs=20,batch=20",
     )  # fmt: skip
-    settings = Settings(
-        device=torch.device("cpu"), embedding="identity:epochs=20,batch=20"
-    )
-    return {record.defense.name: record for _, record, _ in Runner(settings).run(cells)}
+    return {record.defense.name: record for _, record, _ in run_cells(cells)}
 
 
 def test_an_adversary_who_controls_everyone_wins():
@@ -734,7 +736,6 @@ def record_of(
         "success_rate": percent(1), "majority_share": 0.5, "recovery_error": None,
         "recovery_error_clean": None, "solver_not_converged": None,
         "rejected_blocks": 0, "queries": 0, "gradients": 10,
-        "milliseconds_per_sample": 1.0,
     } | {k: v for k, v in m.items() if k not in metrics}  # fmt: skip
     return CellRecord(
         protocol=1, cell="c", key="k", status="ok", dataset=component("d"),
@@ -750,7 +751,9 @@ def record_of(
         ],
         defense=component(defense), seed=0,
         metrics=Metrics(**{k: percent(v) for k, v in metrics.items()}, **rest),
-        timings=Timings(fit_seconds=0, attack_seconds=0, predict_seconds=0),
+        timings=Timings(
+            fit_seconds=0, attack_seconds=0, predict_seconds=0, milliseconds_per_sample=1
+        ),
         environment={}, device="cpu", created="now",
     )  # fmt: skip
 

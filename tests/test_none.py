@@ -8,7 +8,7 @@ from torch import nn
 
 from cibench import ManifoldRecipe, OptionError, fusion_head
 from cibench.embedding import RECIPES, prepare
-from cibench.execute.store import ArtifactStore, MemoryStore
+from cibench.execute.store import ArtifactStore
 from cibench.registry import default_registry
 from cibench.spec import Spec, canonical
 from cibench_plugins.datasets.synthetic import Synthetic
@@ -21,7 +21,7 @@ RECIPE = dataclasses.replace(RECIPES["linear-32"], block=4, head=8, epochs=6)
 
 def prepared(recipe=RECIPE, store=None):
     training, clean, _ = prepare(
-        DATA.load(), recipe, seed=0, source="test", store=store or MemoryStore(),
+        DATA.load(), recipe, seed=0, store=store or ArtifactStore(None),
         device=torch.device("cpu"),
     )  # fmt: skip
     return training, clean
@@ -62,7 +62,7 @@ def test_the_plain_head_is_a_logistic_regression_on_all_agents(data):
     noisy = torch.rand(len(training.train), generator=seeded(2)) < 0.3
     labels = torch.where(noisy, 1 - training.train_labels, training.train_labels)
     training = dataclasses.replace(
-        training, recipe=recipe, train_labels=labels, store=MemoryStore(),
+        training, recipe=recipe, train_labels=labels, store=ArtifactStore(None),
         validation=training.train, validation_labels=labels,
     )  # fmt: skip
     center = NoDefense(head="plain").fit(training, generator=seeded())
@@ -89,9 +89,9 @@ def test_the_plain_head_fills_missing_blocks_like_the_undefended(data):
 
 def test_the_plain_head_depends_on_the_generator_and_is_stored(tmp_path):
     training, _ = prepared(store=ArtifactStore(tmp_path))
-    before = len(list(tmp_path.glob("*.safetensors")))
+    before = len(list(tmp_path.rglob("*.safetensors")))
     one = NoDefense(head="plain").fit(training, generator=seeded(0))
-    assert len(list(tmp_path.glob("*.safetensors"))) == before + 1
+    assert len(list(tmp_path.rglob("*.safetensors"))) == before + 1
     again = NoDefense(head="plain").fit(training, generator=seeded(1))
     assert torch.equal(weights(one), weights(again))  # stored under one label
     fresh, _ = prepared()

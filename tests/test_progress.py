@@ -15,8 +15,9 @@ from cibench.cli._board import Board
 from cibench.cli._drawing import drawing, shortened
 from cibench.cli._lines import Lines
 from cibench.cli._pace import Pace, about, clock_text
-from cibench.cli._progress import Finished, one_line, outcome, progress, trouble
+from cibench.cli._progress import one_line, outcome, progress, trouble
 from cibench.execute.channel import Event
+from cibench.execute.finished import Finished
 from helpers_terminal import OnTerminal
 
 
@@ -29,8 +30,11 @@ class Clock:
 
 
 def cell(number=1, **fields):
-    given = {"status": "ok", "accuracy": 0.942, "cell": f"id-{number}", **fields}
-    return Finished(title=f"cell {number}", **given)
+    given = {
+        "cell": f"id-{number}", "key": "k", "status": "ok", "reason": "",
+        "accuracy": 0.942, "source": "computed", "seconds": 0.0, "flags": (), "log": "",
+    }  # fmt: skip
+    return Finished(title=f"cell {number}", **given | fields)
 
 
 def failed(number=1, **fields):
@@ -282,11 +286,11 @@ def test_a_failed_run_ends_its_display_too(capsys):
 def test_an_error_output_that_is_closed_does_not_end_the_run():
     script = """
 import sys
-from cibench.cli._progress import Finished, progress
+from cibench.cli._progress import progress
 with progress(3, quiet=False, verbose=False) as shown:
     sys.stdin.readline()
-    for _ in range(3):
-        shown.finished(Finished(title="t", cell="c", status="ok", accuracy=1.0))
+    for number in range(3):
+        shown.prepared(f"fit {number}", 1.0, "bad")
 print("went on")
 sys.stderr = None
 """
@@ -319,7 +323,7 @@ EXPECTED = [
     },
     {"event": "prepared", "title": "a · é", "seconds": 0.5, "reason": ""},
     {
-        "event": "finished", "title": "cell 1", "cell": "id-1", "status": "ok",
+        "event": "finished", "title": "cell 1", "cell": "id-1", "key": "k", "status": "ok",
         "reason": "", "accuracy": 0.942, "source": "computed", "seconds": 1.5,
         "flags": ["partial"], "log": "r/1",
     },
@@ -517,15 +521,19 @@ def test_text_is_shortened_in_the_middle(width, text):
 
 SCRIPT = """
 import sys
-from cibench.cli._progress import Finished, progress
+from cibench.cli._progress import progress
 from cibench.execute.channel import Event
+from cibench.execute.finished import Finished
 
 def wait():
     assert sys.stdin.readline()
 
 def cell(number, **fields):
-    given = {"status": "ok", "accuracy": 0.5, **fields}
-    shown.finished(Finished(title=f"cell {number}", cell="c", **given))
+    given = dict(
+        cell="c", key="k", status="ok", reason="", accuracy=0.5, source="computed",
+        seconds=0.0, flags=(), log="",
+    )
+    shown.finished(Finished(title=f"cell {number}", **given | fields))
 
 with progress(60, quiet=False, verbose=False) as shown:
     shown.stage("embed", 10)

@@ -11,19 +11,18 @@ from pathlib import Path
 import jsonschema
 import msgspec
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cibench import cli
 from cibench._errors import OutputError
-from cibench.execute.describe import scrub
-from cibench.execute.runner import Runner, Settings
+from cibench.execute.blank import scrub
 from cibench.grid import expand
 from cibench.registry import default_registry
 from cibench.results import SCHEMA_VERSION, RunFolder, json_schema
 from cibench.results.record import decode, encode
 from cibench.results.table import tables
+from helpers import run_cells
 
 SCHEMA = resources.files("cibench.results") / "record.schema.json"
 #: Deep inside a record: a key that must be there, and a place where none may be added.
@@ -33,18 +32,14 @@ PLACES = (
 )  # fmt: skip
 
 
-def computed(*, data_dir=None, cache=None):
+def computed(**settings):
     cells = expand(
         default_registry(),
         datasets=["synthetic:agents=3,rank=2,samples=40,width=4"],
         attacks=["pgd:agents=worst:1,budget=1,steps=2"],
-        defenses=["none", "copur"], seeds=[0],
+        defenses=["none", "copur"], seeds=[0], embedding="identity:epochs=2",
     )  # fmt: skip
-    settings = Settings(
-        device=torch.device("cpu"), embedding="identity:epochs=2",
-        data_dir=data_dir, cache=cache,
-    )  # fmt: skip
-    return [record for _, record, _ in Runner(settings).run(cells)]
+    return [record for _, record, _ in run_cells(cells, **settings)]
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,6 @@ def training():
         dataset,
         dataclasses.replace(RECIPES["identity"], epochs=8),
         seed=0,
-        source="test",
         store=ArtifactStore(None),
         device=torch.device("cpu"),
     )[0]

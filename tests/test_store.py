@@ -1,17 +1,14 @@
-"""Artifacts on disk, content keys, and seeds that any process agrees on."""
+"""Artifacts on disk, and seeds that any process agrees on."""
 
 import errno
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,16 +16,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from cibench._errors import OutputError
-from cibench.embedding.training import content_key
-from cibench.execute import runner as runner_module
-from cibench.execute.runner import Runner, Settings
+from cibench.cli._options import default_cache
 from cibench.execute.store import ArtifactStore, checksum
-from cibench.grid import expand
-from cibench.registry import default_registry
 from cibench.seeds import scoped_generator, scoped_seed
 
-SET = "synthetic:agents=3,rank=2,samples=60,width=4"
-FAST = "identity:epochs=2"
 SCOPES = st.dictionaries(
     st.text("abcdefgh", min_size=1, max_size=4), st.text(max_size=6), max_size=4
 )
@@ -312,175 +303,7 @@ def test_two_processes_may_write_the_same_folder(tmp_path):
     assert len(list(tmp_path.glob("made-*"))) == 20  # the other one waited
 
 
-# Cells and their keys.
-
-
-def cells_of(dataset=SET, attack="pgd:steps=2", defense="none", seeds=(0,)):
-    return expand(
-        default_registry(),
-        datasets=[dataset], attacks=[attack], defenses=[defense], seeds=seeds,
-    )  # fmt: skip
-
-
-def settings_of(**options):
-    return Settings(**{"device": torch.device("cpu"), "embedding": FAST, **options})
-
-
-def key(embedding=FAST, quick=False, **selection):
-    (cell,) = cells_of(**selection)
-    return Runner(settings_of(embedding=embedding, quick=quick)).key(cell)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"attack": "pgd:steps=3"},
-        {"attack": "pgd:steps=2,agents=random:1"},
-        {"attack": "pgd:steps=2,budget=1"},
-        {"attack": "pgd-paper:steps=2"},
-        {"attack": "missing:agents=1+pgd:steps=2"},
-        {"defense": "copur"},
-        {"defense": "none:head=manifold"},
-        {"dataset": f"{SET},data_seed=1"},
-        {"dataset": f"{SET},noise=0.1"},
-        {"dataset": SET.replace("60", "61")},
-        {"seeds": (1,)},
-        {"embedding": "identity:epochs=3"},
-        {"embedding": "mlp-32"},
-        {"quick": True},
-    ],
-    ids=str,
-)
-def test_the_key_changes_with_what_can_change_the_numbers(change):
-    assert key(**change) != key()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"dataset": "synthetic:width=4,samples=60,rank=2,agents=3"},
-        {"dataset": "synthetic[width=4, samples=60, rank=2, agents=3]"},
-        {"dataset": f"{SET},noise=0"},
-        {"attack": "pgd:steps=2,loss=margin"},
-        {"attack": "pgd:agents=last,steps=2,budget=none"},
-        {"defense": "none:head=raw"},
-        {"embedding": "identity:epochs=2,fill=mean"},
-        {"embedding": "mlp-32:block=none,hidden=none,epochs=2,weight_decay=0"},
-    ],
-    ids=str,
-)
-def test_the_key_does_not_change_with_how_options_are_written(change):
-    assert key(**change) == key()
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.permutations(["steps=2", "step=0.25", "loss=ce", "agents=1/3", "growth=1.5"]))
-def test_the_order_of_options_does_not_matter(options):
-    selection = {"attack": f"pgd:{','.join(options)}"}
-    (cell,), (other,) = (
-        cells_of(**selection),
-        cells_of(attack="pgd:agents=1/3,growth=1.5,loss=ce,step=0.25,steps=2"),
-    )
-    assert cell.attack_spec == other.attack_spec
-    shared = Runner(settings_of())
-    assert shared.key(cell) == shared.key(other)
-
-
-def test_the_key_changes_with_sources_and_versions(monkeypatch):
-    before = key()
-    monkeypatch.setattr(runner_module, "harness_hash", lambda: "other")
-    assert key() != before
-    monkeypatch.undo()
-    monkeypatch.setattr("cibench.grid.source_hash", lambda module: "other")
-    assert key() != before
-    monkeypatch.undo()
-    monkeypatch.setattr(runner_module, "PROTOCOL", -1)
-    assert key() != before
-    monkeypatch.undo()
-    (cell,) = cells_of()
-    entry = replace(cell.defense.entry, version="99")
-    newer = replace(cell, defense=replace(cell.defense, entry=entry))
-    shared = Runner(settings_of())
-    assert shared.key(newer) != shared.key(cell) == before
-
-
-def test_the_key_changes_with_the_data(monkeypatch):
-    from cibench_plugins.datasets.synthetic import Synthetic
-
-    before, load = key(), Synthetic.load
-
-    def edited(self, **options):
-        data = load(self, **options)
-        data.test.features[0, 0] += 1e-3
-        return data
-
-    monkeypatch.setattr(Synthetic, "load", edited)
-    assert key() != before
-
-
-@given(
-    st.lists(st.text(max_size=5), max_size=4), st.lists(st.text(max_size=5), max_size=4)
-)
-def test_content_keys_tell_parts_apart(left, right):
-    assert (content_key(*left) == content_key(*right)) == (left == right)
-
-
-def run(cache, **selection):
-    found = list(Runner(settings_of(cache=cache)).run(cells_of(**selection)))
-    return [record for _, record, _ in found], [stored for *_, stored in found]
-
-
-def test_a_stored_record_is_the_answer(tmp_path):
-    first, stored = run(tmp_path)
-    assert stored == [False]
-    assert run(tmp_path) == (first, [True])
-
-
-def test_a_damaged_record_is_set_aside_and_computed_again(tmp_path):
-    (first,), _ = run(tmp_path)
-    (path,) = (tmp_path / "records").glob("*.json")
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.warns(UserWarning, match="is damaged; it was set aside"):
-        (again,), stored = run(tmp_path)
-    assert stored == [False]
-    assert again.outcomes == first.outcomes
-    assert path.with_suffix(".damaged").exists()
-    assert run(tmp_path)[1] == [True]
-
-
-def test_damaged_artifacts_are_computed_again(tmp_path):
-    (first,), _ = run(tmp_path, defense="manifold-projection")
-    paths = list((tmp_path / "artifacts").glob("*.safetensors"))
-    assert len(paths) >= 2  # embedding and manifold
-    for path in paths:
-        path.write_bytes(path.read_bytes()[:-1])
-    for path in (tmp_path / "records").iterdir():
-        path.unlink()
-    with pytest.warns(UserWarning, match="is damaged"):
-        (again,), stored = run(tmp_path, defense="manifold-projection")
-    assert stored == [False]
-    assert again.status == "ok"
-    assert again.outcomes == first.outcomes
-    assert again.fitted == first.fitted
-
-
-def test_artifacts_are_shared_and_without_them_the_numbers_are_the_same(tmp_path):
-    (first,), _ = run(tmp_path, defense="copur")
-    artifacts = {p.name: p.read_bytes() for p in (tmp_path / "artifacts").iterdir()}
-    for path in (tmp_path / "records").iterdir():
-        path.unlink()
-    (second,), _ = run(tmp_path, defense="copur")
-    (third,), _ = run(None, defense="copur")
-    after = {p.name: p.read_bytes() for p in (tmp_path / "artifacts").iterdir()}
-    assert artifacts == after
-    assert first.outcomes == second.outcomes == third.outcomes
-    assert first.fitted == second.fitted == third.fitted
-
-
 def test_the_cache_folder_is_taken_from_the_environment(tmp_path, monkeypatch):
-    # The verb's module is not an attribute to rely on: import it by its full name.
-    from cibench.cli.run import default_cache
-
     monkeypatch.setenv("CIBENCH_CACHE", str(tmp_path / "mine"))
     assert default_cache() == tmp_path / "mine"
     monkeypatch.setenv("CIBENCH_CACHE", "")
@@ -528,23 +351,3 @@ def test_scoped_generators_start_at_their_seed():
     assert not torch.equal(
         draws[0], torch.rand(4, generator=scoped_generator(3, a="c"))
     )
-
-
-def test_a_run_leaves_the_global_generators_alone(tmp_path):
-    before = torch.get_rng_state()
-    run(tmp_path, attack="pgd:agents=random:1,restarts=2,steps=2", defense="copur")
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_records_hold_no_trace_of_this_machine(tmp_path):
-    import getpass
-    import platform
-
-    (record,), _ = run(tmp_path)
-    text = msgspec.json.encode(record).decode()
-    assert not re.search(r'"[^"]*(?:^|[\s"(])/\w+/\w+', text)
-    for secret in (str(Path.home()), str(tmp_path), platform.node(), sys.prefix):
-        if len(secret) > 3:
-            assert secret not in text
-    user = getpass.getuser()
-    assert f'"{user}"' not in text

@@ -28,7 +28,6 @@ def synthetic():
         plugin.load(),
         dataclasses.replace(RECIPES["identity"], epochs=5),
         seed=0,
-        source="test",
         store=ArtifactStore(None),
         device=torch.device("cpu"),
     )

@@ -14,11 +14,15 @@ from .._version import VERSION
 #: Verbs and the module each lives in, with the line `--help` shows.
 VERBS = {
     "run": "Run defenses against attacks and print a table.",
+    "plan": "Print what a run would do, and how long it might take.",
     "ls": "List defenses, attacks, data sets and more.",
     "info": "Describe one plugin: options, capabilities, citation.",
     "data": "List, fetch and verify the files of data sets.",
     "show": "Show the table of a finished run, or one cell's record.",
+    "reproduce": "Run one cell again and compare.",
+    "merge": "Put several runs into one folder.",
     "report": "Report a finished run: tables, intervals, claims, figures.",
+    "cache": "List, explain and tidy up the cache.",
     "schema": "Print the JSON Schema of a cell's record.",
 }
 
@@ -88,8 +92,8 @@ def main() -> None:
 def invoke(arguments: list[str]) -> int:
     """Run the command line; return the exit code, the reason on standard error.
 
-    0 all well; 1 a cell failed; 2 usage; 3 surroundings; 5 nothing selected; 70 a bug in
-    cibench; 130 interrupted.
+    0 all well; 1 a cell failed; 2 usage; 3 surroundings; 4 a cell is not reproduced; 5
+    nothing selected; 70 a bug in cibench; 130 interrupted.
     """
     try:
         code = group.main(arguments, prog_name="cibench", standalone_mode=False)

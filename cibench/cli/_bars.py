@@ -13,10 +13,11 @@ from rich.text import Text
 
 from ._board import Board
 from ._drawing import drawing
-from ._progress import Finished, one_line, trouble
+from ._progress import one_line, trouble
 
 if TYPE_CHECKING:
     from ..execute.channel import Event
+    from ..execute.finished import Finished
 
 #: Seconds between two drawings: after a change, and to move the clocks.
 _REDRAW: Final = 0.1
@@ -81,8 +82,8 @@ class Bars:
         """See `Display`."""
         self._closing.set()
         self._changed.set()
-        self._thread.join()
         try:
+            self._thread.join()
             self._tell_trouble()
         finally:
             self._live.stop()

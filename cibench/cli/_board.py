@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ._pace import Pace
-from ._progress import Finished, one_line, stage_name
+from ._progress import one_line, stage_name
 
 if TYPE_CHECKING:
     from ..execute.channel import Event
+    from ..execute.finished import Finished
 
 #: Seconds in which events of a task that ended are taken for belated.
 _BELATED: Final = 1.0

@@ -13,10 +13,10 @@ import click
 import msgspec
 
 from .._errors import OutputError
-from ._progress import Finished
 
 if TYPE_CHECKING:
     from ..execute.channel import Event
+    from ..execute.finished import Finished
 
 
 class JsonLog:

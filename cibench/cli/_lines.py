@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ._pace import Pace, about
-from ._progress import Finished, one_line, outcome, stage_name, trouble
+from ._progress import one_line, outcome, stage_name, trouble
 
 if TYPE_CHECKING:
     from ..execute.channel import Event
+    from ..execute.finished import Finished
 
 #: Cells up to which each gets a line.
 _EACH: Final = 200

@@ -7,12 +7,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from ..execute.channel import Event
+    from ..execute.finished import Finished
 
 #: What the tasks of a stage are about.
 _STAGES: Final = {
@@ -25,38 +25,6 @@ _STAGES: Final = {
 
 #: Control characters, and those that change the direction of writing.
 _STEERING: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """A cell that is done.
-
-    Args:
-        title: the cell in one line.
-        cell: its readable id.
-        status: as in its record.
-        reason: why it is not `ok`.
-        accuracy: under attack, as a share; None if there is none.
-        source: computed just now, from the cache, or already in the run's folder.
-        seconds: wall time.
-        flags: names of the flags raised.
-        log: path of what it printed; empty if it was silent.
-    """
-
-    title: str
-    cell: str
-    status: str
-    reason: str = ""
-    accuracy: float | None = None
-    source: Literal["computed", "cache", "folder"] = "computed"
-    seconds: float = 0.0
-    flags: tuple[str, ...] = ()
-    log: str = ""
-
-    @property
-    def failed(self) -> bool:
-        """Whether something went wrong, rather than the cell being left out."""
-        return self.status not in ("ok", "skipped")
 
 
 class Shown(Protocol):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from .._errors import OutputError
 from ..execute.blank import scrub
 from ..execute.describing import Described, error_of, place_of
 from ..results import RunFolder
@@ -75,11 +76,30 @@ def write_study(
 
 
 def stored_study(folder: Path) -> Study | None:
-    """The study of a run's folder, if it was one."""
+    """The study of a run's folder, if it was one.
+
+    Raises:
+        OutputError: `study.json` cannot be read.
+    """
+    found = stored_run(folder)
+    return None if found is None else found.study
+
+
+def stored_run(folder: Path) -> StudyRun | None:
+    """The study of a run's folder and what became of it, if it was one.
+
+    Raises:
+        OutputError: `study.json` cannot be read.
+    """
     path = folder / "study.json"
-    if not path.exists():
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=StudyRun)
+    except FileNotFoundError:
         return None
-    return msgspec.json.decode(path.read_bytes(), type=StudyRun).study
+    except (msgspec.ValidationError, msgspec.DecodeError, OSError) as error:
+        raise OutputError(
+            f"{path}: expected a study of this version, got {error}"
+        ) from error
 
 
 def study_tables(
@@ -115,13 +135,18 @@ def _parts(block: Block, described: Described) -> list[StudyPart]:
     ]
 
 
+def same_study(one: Study, other: Study) -> bool:
+    """Whether two studies have the same cells, numbers and claims, however they are run."""
+    return msgspec.structs.replace(one, run=other.run) == other
+
+
 def _with_others(run: StudyRun, path: Path, chosen: set[str]) -> StudyRun:
     """The run with the protocols that an earlier run of the study left in its folder."""
     try:
         earlier = msgspec.json.decode(path.read_bytes(), type=StudyRun)
     except (msgspec.ValidationError, msgspec.DecodeError, FileNotFoundError):
         return run  # nothing there, or of another version: it is written anew
-    if earlier.study != run.study:
+    if not same_study(earlier.study, run.study):
         return run
     order = [protocol.name for protocol in run.study.protocols]
     others = [part for part in earlier.parts if part.protocol not in chosen]

@@ -90,12 +90,12 @@ class Call:
         """Ask and wait for the end; None if the worker died before it took the request."""
         host = self.host
         host.log.clear()
-        self.memory_kills = _system.oom_kills()
         self.asked = time.monotonic()
         if not host.ask(payload):
             if not host.clear():
                 host.interrupt()
             return None
+        self.memory_kills = _system.oom_kills()
         pause = _SOON
         look = self.asked + pause
         while True:

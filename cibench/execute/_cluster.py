@@ -1,18 +1,22 @@
-"""What backends of several machines have in common: few works in flight, retries, options."""
+"""What Dask and Ray have in common: few works in flight, retries, options."""
 
 from __future__ import annotations
 
 import time
+import uuid
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from .._errors import EnvironmentFault, UsageError
+from .._errors import EnvironmentFault, OutputError, UsageError
+from ..results.folder import make_writable
 from ..spec import did_you_mean
 from ._remote import Lacking, Parcel, parcel
 from .backends import TRIES, Backend
+from .limits import parse_duration
 from .perform import Work
 from .task import Answer
 
@@ -22,6 +26,8 @@ AHEAD: Final = 2
 LOOK: Final = 2.0
 #: Seconds without any worker, at least, until a run gives up.
 PATIENCE: Final = 60.0
+#: How artifacts reach workers: a common folder, with the tasks, or whichever is possible.
+STORES: Final = ("auto", "shared", "scheduler")
 
 
 class Lost(Exception):
@@ -113,9 +119,10 @@ class ClusterBackend(Backend):
 
 
 def _answer(flight: _Flight, back: Back) -> Answer:
-    """
+    """The answer to a work.
+
     Raises:
-        EnvironmentFault: the worker lacks what a run needs.
+        EnvironmentFault: the worker is not what a run needs.
     """
     if isinstance(back, tuple):
         return back[1]
@@ -169,6 +176,57 @@ def checked_options(
                 f" --backend {backend}, got {key!r}{did_you_mean(key, sorted(known))}"
             )
     return dict(given)
+
+
+def check_store(given: Mapping[str, str]) -> str:
+    """The option `store`.
+
+    Raises:
+        UsageError: it is not one of `STORES`.
+    """
+    store = given.get("store", "auto")
+    if store not in STORES:
+        raise UsageError(
+            f"--backend-opt store: expected one of {', '.join(STORES)}, got {store!r}"
+        )
+    return store
+
+
+def check_wait(given: Mapping[str, str]) -> float:
+    """The option `wait` in seconds.
+
+    Raises:
+        UsageError: it is not a time.
+    """
+    try:
+        wait = parse_duration(given.get("wait", "10s"))
+    except UsageError as error:
+        raise UsageError(f"--backend-opt wait: {error}") from error
+    return float("inf") if wait is None else wait
+
+
+def all_see(cache: Path, ask: Callable[[str], Iterable[object]]) -> bool:
+    """Whether every worker sees a file that was just written to the cache folder.
+
+    Args:
+        ask: asks every worker for the file.
+
+    Raises:
+        OutputError: the cache folder cannot be written.
+    """
+    token = cache.absolute() / f".seen-{uuid.uuid4().hex}"
+    try:
+        make_writable(cache)
+        token.touch()
+    except OSError as error:
+        raise OutputError(
+            f"cache folder {cache}: expected a writable folder, got {error.strerror}; set"
+            " CIBENCH_CACHE or use --no-cache"
+        ) from error
+    try:
+        return all(each is True for each in ask(str(token)))
+    finally:
+        token.unlink(missing_ok=True)
 
 
 def absent(package: str) -> EnvironmentFault:

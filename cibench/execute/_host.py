@@ -228,7 +228,7 @@ class Host:
             self.process.kill()
             self.process.wait()
         if self.process.returncode != 0:
-            _system.kill(_system.marked(self.token))
+            _system.clear(self.token)
 
     def _release(self) -> None:
         self.forget()

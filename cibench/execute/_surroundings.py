@@ -46,7 +46,7 @@ def _threads() -> set[threading.Thread]:
 class Surroundings:
     """The state of a process before a call."""
 
-    directory: str
+    directory: str | None
     environment: dict[str, str]
     mask: int
     limits: dict[int, tuple[int, int]]
@@ -59,8 +59,11 @@ class Surroundings:
         """The present state."""
         mask = os.umask(0o077)
         os.umask(mask)
+        directory = None
+        with contextlib.suppress(FileNotFoundError):  # somebody removed it
+            directory = os.getcwd()
         return cls(
-            os.getcwd(),
+            directory,
             dict(os.environ),
             mask,
             _fixed_limits(),
@@ -72,7 +75,8 @@ class Surroundings:
     def restore(self) -> bool:
         """Put everything back; False if something is left that cannot be."""
         try:
-            os.chdir(self.directory)
+            if self.directory is not None:
+                os.chdir(self.directory)
         except OSError:
             return False
         if dict(os.environ) != self.environment:

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -94,6 +95,30 @@ def kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and it is not a dead one that nobody reaped."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def clear(token: str, seconds: float = 10.0) -> None:
+    """Kill every other process that carries the token, until none is left."""
+    deadline = time.monotonic() + seconds
+    killed: set[int] = set()
+    while time.monotonic() < deadline:
+        found = marked(token)
+        kill(found)
+        # One that is ending has no environment any more, so it is not found again.
+        killed.update(found)
+        if not found and not any(map(lives, killed)):
+            return
+        time.sleep(0.002)
 
 
 def resident(pid: int) -> int:

@@ -56,8 +56,9 @@ def answer(task: Task, report: Report) -> Answer:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may raise anything
-        traceback.print_exception(error, file=sys.stderr)
         fault = _fault(error, task)
+        if not fault:  # a fault says all there is to say
+            traceback.print_exception(error, file=sys.stderr)
         reason = str(error) if fault else _reason(error)
         found = Answer(status=_status(error), reason=reason, fault=fault)
         _runners.clear()
@@ -78,7 +79,7 @@ def _done(task: Task, phase: Callable[[str, int, int], None]) -> Answer:
     if task.kind == "describe":
         attacks = [tuple(_plugin(ref) for ref in refs) for refs in task.attacks]
         return Answer(facts=runner.describe(cell, attacks))
-    runner.check_fingerprint(cell, task.fingerprint)
+    runner.data.check_fingerprint(cell, task.fingerprint)
     if task.kind == "embed":
         runner.embed(cell)
     elif task.kind == "refer":

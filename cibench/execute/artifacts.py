@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from .task import Kind
 
 #: Kinds of shared work in the order of the keys.
 _KINDS: tuple[Kind, ...] = ("embed", "refer", "fit")
+_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,17 @@ class Artifacts:
         for at, keys in cells:
             for kind, key in zip(_KINDS, keys[:3], strict=True):
                 first.setdefault((kind, key), at)
+        there = self._there({key for _, key in first})
         return [
             Shared(kind, key, at)
             for (kind, key), at in first.items()
-            if not (self._folder / _name(key)).exists()
+            if key not in there
         ]
+
+    def stored(self, keys: CellKeys) -> dict[Kind, bool]:
+        """Whether the folder has each artifact of a cell."""
+        there = self._there(keys[:3])
+        return {kind: key in there for kind, key in zip(_KINDS, keys[:3], strict=True)}
 
     def names(self, keys: Iterable[str]) -> tuple[str, ...]:
         """Names of artifacts below the folder."""
@@ -61,6 +69,20 @@ class Artifacts:
         found = {name: self._folder / name for name in sorted(names)}
         return {n: path.read_bytes() for n, path in found.items() if path.exists()}
 
+    def _there(self, keys: Iterable[str]) -> set[str]:
+        """Those of some keys that the folder has; subfolders are listed, once each."""
+        wanted: dict[str, set[str]] = {}
+        for key in keys:
+            wanted.setdefault(key[:2], set()).add(key)
+        found: set[str] = set()
+        for name, some in wanted.items():
+            try:
+                listed = set(os.listdir(self._folder / name))
+            except FileNotFoundError:
+                continue
+            found |= {key for key in some if f"{key}{_SUFFIX}" in listed}
+        return found
+
 
 def _name(key: str) -> str:
-    return f"{key[:2]}/{key}.safetensors"
+    return f"{key[:2]}/{key}{_SUFFIX}"

@@ -54,6 +54,7 @@ class Backend(ABC):
         """Whether plugins have to be sent along."""
         return False
 
+    @abstractmethod
     def close(self) -> None:
         """End everything this backend started."""
 

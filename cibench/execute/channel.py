@@ -36,6 +36,8 @@ INTERVAL: Final = 0.1
 _LONGEST: Final = 65536
 #: Tasks whose last phase a sender remembers.
 _REMEMBERED: Final = 64
+#: What the folders of listeners' sockets begin with.
+_PREFIX: Final = "cibench-events-"
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -123,9 +125,10 @@ class Listener:
         if not hasattr(socket, "AF_UNIX"):
             return False
         try:
-            self._folder = tempfile.mkdtemp(prefix="cibench-", dir=parent)
+            self._folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
         except OSError:
             return False
+        _sweep(Path(self._folder).parent)
         path = str(Path(self._folder) / "events")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
@@ -155,6 +158,18 @@ class Listener:
                 self._thread.join(5)
         self._socket = None
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what listeners left behind whose process was killed."""
+    for path in parent.glob(f"{_PREFIX}*/events"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
+            try:
+                asking.connect(str(path))
+            except ConnectionRefusedError:
+                shutil.rmtree(path.parent, ignore_errors=True)
+            except OSError:
+                pass  # another user's
 
 
 class DaskListener:

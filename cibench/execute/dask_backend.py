@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import json
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -16,21 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from .._errors import EnvironmentFault, OutputError, UsageError
-from ..results.folder import make_writable
-from ._cluster import Back, ClusterBackend, Lost, absent, checked_options
+from .._errors import EnvironmentFault, UsageError
+from ._cluster import (
+    Back,
+    ClusterBackend,
+    Lost,
+    absent,
+    all_see,
+    check_store,
+    check_wait,
+    checked_options,
+)
+from ._dask_manners import FAREWELL, address_in, briefly, in_line, quiet
 from ._remote import About, Lacking, Parcel, about, do, end, sees
 from .channel import DaskListener, Event
-from .limits import parse_duration
 from .perform import Work
 from .task import Answer
 
 OPTIONS: Final = ("address", "scheduler_file", "store", "wait")
-STORES: Final = ("auto", "shared", "scheduler")
 #: Seconds until a scheduler that does not answer counts as unreachable.
 CONNECT: Final = 8.0
-#: Seconds that each step of closing may take.
-FAREWELL: Final = 8.0
 
 
 class DaskBackend(ClusterBackend):
@@ -62,27 +64,23 @@ class DaskBackend(ClusterBackend):
         cache: Path,
     ) -> None:
         given = checked_options(self.name, options, OPTIONS)
-        store = given.get("store", "auto")
-        if store not in STORES:
-            raise UsageError(
-                f"--backend-opt store: expected one of {', '.join(STORES)}, got {store!r}"
-            )
+        store = check_store(given)
         if "address" in given and "scheduler_file" in given:
             raise UsageError(
                 "--backend-opt: expected address or scheduler_file, got both"
             )
-        self.wait = parse_duration(given.get("wait", "10s")) or float("inf")
+        self.wait = check_wait(given)
         self._runs: set[str] = set()
         try:
             self._distributed: Any = importlib.import_module("distributed")
         except ImportError as error:
             raise absent("distributed") from error
         with ExitStack() as opened:
-            opened.enter_context(_quiet())
+            opened.enter_context(quiet())
             self._client = self._connected(given, workers, opened)
             self._check_workers()
             self.shares_cache = store == "shared" or (
-                store == "auto" and self._all_see(cache)
+                store == "auto" and all_see(cache, self._see)
             )
             listener = DaskListener(self._client, on_event)
             self.channel = opened.enter_context(listener).address
@@ -108,9 +106,7 @@ class DaskBackend(ClusterBackend):
     def close(self) -> None:
         """See `Backend`."""
         if self._runs:
-            _briefly(
-                lambda: self._client.run(end, tuple(self._runs), on_error="ignore")
-            )
+            briefly(lambda: self._client.run(end, tuple(self._runs), on_error="ignore"))
         self._opened.close()
 
     def _connected(
@@ -118,7 +114,7 @@ class DaskBackend(ClusterBackend):
     ) -> Any:
         distributed = self._distributed
         if "scheduler_file" in given:
-            address = _address_in(Path(given["scheduler_file"]), self.wait)
+            address = address_in(Path(given["scheduler_file"]), self.wait)
         elif "address" in given:
             address = given["address"]
         else:
@@ -131,22 +127,23 @@ class DaskBackend(ClusterBackend):
                 silence_logs=logging.CRITICAL + 1,
                 env={"DASK_LOGGING__DISTRIBUTED": "critical"},
             )
-            opened.callback(_briefly, lambda: cluster.close(timeout=FAREWELL))
+            opened.callback(briefly, lambda: cluster.close(timeout=FAREWELL))
             address = cluster.scheduler_address
         try:
             client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
         except (OSError, ValueError) as error:
             raise EnvironmentFault(
                 f"Dask scheduler {address}: expected it to answer within {CONNECT:.0f} s,"
-                f" got {_text(error)}; check the address, that the scheduler runs, and"
+                f" got {in_line(error)}; check the address, that the scheduler runs, and"
                 " that no firewall is between"
             ) from error
-        opened.callback(_briefly, lambda: client.close(timeout=FAREWELL))
+        opened.callback(briefly, lambda: client.close(timeout=FAREWELL))
         self._address = address
         return client
 
     def _check_workers(self) -> None:
-        """
+        """Wait for workers and compare what they are with this process.
+
         Raises:
             EnvironmentFault: there are none, or they have other software.
         """
@@ -177,22 +174,9 @@ class DaskBackend(ClusterBackend):
                     f"{what.cibench} (source hashes)",
                 )
 
-    def _all_see(self, cache: Path) -> bool:
-        """Whether every worker sees a file that was just written to the cache."""
-        try:
-            make_writable(cache)
-            token = cache.absolute() / f".seen-{uuid.uuid4().hex}"
-            token.touch()
-        except OSError as error:
-            raise OutputError(
-                f"cache folder {cache}: expected a writable folder, got"
-                f" {error.strerror}; set CIBENCH_CACHE or use --no-cache"
-            ) from error
-        try:
-            found = self._client.run(sees, str(token), on_error="return")
-        finally:
-            token.unlink(missing_ok=True)
-        return all(each is True for each in found.values())
+    def _see(self, token: str) -> Iterable[object]:
+        found: dict[str, object] = self._client.run(sees, token, on_error="return")
+        return found.values()
 
     def _threads(self) -> int:
         try:
@@ -243,12 +227,12 @@ class DaskBackend(ClusterBackend):
         self._done.clear()
         if handles:
             futures = list(handles)
-            _briefly(lambda: self._client.cancel(futures, force=True))
+            briefly(lambda: self._client.cancel(futures, force=True))
 
     def _gone(self, error: BaseException) -> EnvironmentFault:
         return EnvironmentFault(
             f"Dask scheduler {self._address}: expected it to run as long as this run, got"
-            f" {_text(error)}; finished cells are kept: start it again and resume the run"
+            f" {in_line(error)}; finished cells are kept: start it again and resume the run"
         )
 
 
@@ -261,23 +245,8 @@ def do_here(received: Parcel) -> tuple[int, Answer] | Lacking:
     return found
 
 
-def _address_in(path: Path, wait: float) -> str:
-    """The scheduler's address in the file that it wrote."""
-    deadline = time.monotonic() + wait
-    while True:
-        try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["address"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if time.monotonic() > deadline:
-                raise EnvironmentFault(
-                    f"scheduler file {path}: expected a file that a Dask scheduler wrote"
-                    f" (dask scheduler --scheduler-file), got {_text(error)}"
-                ) from error
-        time.sleep(0.1)
-
-
 def _cannot_import(which: str, error: object) -> EnvironmentFault:
-    text = _text(error) if isinstance(error, BaseException) else str(error)
+    text = in_line(error) if isinstance(error, BaseException) else str(error)
     return EnvironmentFault(
         f"Dask worker {which}: expected cibench of the same version as here, got {text};"
         " install it on the scheduler and every worker"
@@ -289,43 +258,3 @@ def _other(which: str, what: str, ours: str, theirs: str) -> EnvironmentFault:
         f"Dask worker {which}: expected {what} {ours} as here, got {theirs}; install the"
         f" same version of {what} on every worker"
     )
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
-
-
-def _briefly(step: Callable[[], object]) -> None:
-    """Take a step of closing; do without it if it fails or takes long."""
-
-    def attempt() -> None:
-        with contextlib.suppress(Exception, CancelledError):
-            step()
-
-    thread = threading.Thread(target=attempt, daemon=True, name="cibench-closing")
-    thread.start()
-    thread.join(FAREWELL)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Dask's own log and warnings about large tasks off standard error."""
-    dask: Any = importlib.import_module("dask")
-    names = ["distributed", "tornado", "tornado.application"]
-    names += [
-        n for n in logging.root.manager.loggerDict if n.startswith("distributed.")
-    ]
-    before = {name: logging.getLogger(name).level for name in names}
-    settings = {
-        "distributed.admin.large-graph-warning-threshold": "1GB",
-        # Lost workers are counted here, fairly: see ClusterBackend.
-        "distributed.scheduler.allowed-failures": 0,
-    }
-    with dask.config.set(settings):
-        for name in names:
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            for name, level in before.items():
-                logging.getLogger(name).setLevel(level)

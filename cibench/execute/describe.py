@@ -70,7 +70,9 @@ def environment() -> dict[str, str]:
     from threadpoolctl import threadpool_info
 
     pools = {
-        f"{pool['internal_api']} {pool['version']} x{pool['num_threads']}"
+        f"{pool['internal_api']} {pool['version'] or ''} x{pool['num_threads']}".replace(
+            "  ", " "
+        )
         for pool in threadpool_info()
     }
     return {

@@ -7,7 +7,7 @@ that needed it. Records are written as they come; the rest can be taken up at an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -74,10 +74,11 @@ class Engine:
     torch_version: str
     observer: Observer
     record: Callable[[CellRecord], None] = lambda record: None
-    history: History = field(default_factory=History)
+    history: History = field(init=False)
 
     def __post_init__(self) -> None:
         assert self.settings.cache is not None
+        self.history = History(self.settings)
         self._keys = Keys(self.settings, self.torch_version)
         self._artifacts = Artifacts(self.settings.cache / "artifacts")
         self._lost: dict[str, Lost] = {}
@@ -132,11 +133,13 @@ class Engine:
         misfit = self.described.attack(cell).misfit
         return Answer(status="skipped", reason=misfit) if misfit else None
 
-    def missing(self, at: Sequence[int]) -> list[Shared]:
-        """Shared work that cells need and that is not stored, each with one such cell."""
-        return self._artifacts.missing(
-            (number, self.keys(self.cells[number])) for number in at
-        )
+    def missing(self, cells: Iterable[tuple[int, CellKeys]]) -> list[Shared]:
+        """Shared work that is not stored; each with the number of a cell that needs it.
+
+        Args:
+            cells: that need work, each by number and keys.
+        """
+        return self._artifacts.missing(cells)
 
     def _settled(self, cell: Cell) -> Finished | None:
         """A cell that needs no work, its record in the run's folder; None if it does."""
@@ -149,7 +152,7 @@ class Engine:
         return found
 
     def _compute(self, missing: list[int]) -> Iterator[Finished]:
-        shared = self.missing(missing)
+        shared = self.missing((at, self.keys(self.cells[at])) for at in missing)
         self._prepare("embed", [s for s in shared if s.kind == "embed"])
         self._prepare("refer+fit", [s for s in shared if s.kind != "embed"])
         if missing:

@@ -54,39 +54,33 @@ class Keys:
         self._shared: dict[tuple[object, ...], str] = {}
 
     def of(self, cell: Cell, facts: DatasetFacts) -> CellKeys:
-        """All keys of a cell, those it shares hashed once."""
-        place = id(cell.dataset), cell.embedding, cell.seed, id(facts)
-        attack = tuple(id(part) for part in cell.attack)
-        embedding = self._once(
-            ("embedding", *place), cell, facts, lambda: self.embedding(cell, facts)
+        """All keys of a cell; what differs by the seed alone is hashed once."""
+        place = id(cell.dataset), cell.embedding, id(facts)
+        attack, defense = id(cell.attack), id(cell.defense)
+        embedding = self._key("embedding", place, cell, facts, self.embedding)
+        references = self._key(
+            "references", (*place, attack), cell, facts, self.scenario
         )
-        references = self._once(
-            ("references", *place, attack),
-            cell,
-            facts,
-            lambda: self.scenario(cell, facts),
-        )
-        fit = self._once(
-            ("fit", *place, id(cell.defense)),
-            cell,
-            facts,
-            lambda: self.fit(cell, facts),
-        )
+        fit = self._key("fit", (*place, defense), cell, facts, self.fit)
         whole = content_key(references, fit, self._samples["samples"])
         return CellKeys(embedding, references, fit, whole)
 
-    def _once(
+    def _key(
         self,
+        kind: str,
         place: tuple[object, ...],
         cell: Cell,
         facts: DatasetFacts,
-        inputs: Callable[[], dict[str, str]],
+        inputs: Callable[[Cell, DatasetFacts], dict[str, str]],
     ) -> str:
-        if place not in self._shared:
+        """The key of all but the seed, hashed together with the seed."""
+        shared = self._shared.get((kind, *place))
+        if shared is None:
             self._kept += [cell, facts]
-            kind = str(place[0])
-            self._shared[place] = key_of({"": kind, **inputs()})
-        return self._shared[place]
+            named = {"": kind, **inputs(cell, facts)}
+            del named["seed"]
+            shared = self._shared[kind, *place] = key_of(named)
+        return content_key(shared, str(cell.seed))
 
     def inputs(self, cell: Cell, facts: DatasetFacts) -> dict[str, str]:
         """What the numbers of a cell depend on."""

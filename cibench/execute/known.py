@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -49,6 +50,8 @@ class Known:
 
     def unwanted(self, cell: Cell) -> bool:
         """Whether the cell is to be computed again whatever is known of it."""
+        if not self._rerun:
+            return False
         names = {plugin.entry.name for plugin in cell.plugins}
         return "all" in self._rerun or bool(names & self._rerun)
 
@@ -70,13 +73,18 @@ class Known:
         content = self._records.get(slot(cell), key)
         return None if content is None else decode(content)
 
-    def is_known(self, cell: Cell, key: str) -> bool:
-        """Whether `find` would find the cell; nothing is kept or noted."""
+    def where(self, cell: Cell, key: str) -> Literal["folder", "cache"] | None:
+        """Where `find` would find the cell; nothing is kept or noted.
+
+        A record of the cache is not opened: one that is damaged counts as found.
+        """
         if self.unwanted(cell):
-            return False
+            return None
         if cell_id(cell, key) in self._there and self._in_folder(cell, key):
-            return True
-        return self._records is not None and self._records.has(slot(cell), key)
+            return "folder"
+        if self._records is not None and self._records.has(slot(cell), key):
+            return "cache"
+        return None
 
     def appeared(self, cell: Cell, key: str) -> Finished | None:
         """The cell, if another process has put it into the folder since."""

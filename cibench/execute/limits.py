@@ -12,7 +12,7 @@ from ._system import cgroup_limits
 
 _SECONDS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _BYTES: Final = {"T": 2**40, "G": 2**30, "M": 2**20, "K": 2**10}
-_NUMBER: Final = r"\d+(?:\.\d+)?"
+_NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
 
 #: Longest duration that is understood, in milliseconds: a century.
 _LONGEST: Final = 100 * 365 * 86_400_000
@@ -113,7 +113,7 @@ def parse_size(text: str) -> int | None:
     word = text.strip()
     if word.lower() == "none":
         return None
-    match = re.fullmatch(rf"({_NUMBER})\s*(?:([KMGT])(?:i?B)?|B)?", word, re.IGNORECASE)
+    match = re.fullmatch(rf"({_NUMBER})\s*(?:([KMGT])(?:i?B)?|B)?", word, re.I | re.A)
     if match is None:
         raise UsageError(
             f"expected a size such as 4G, 512M, 1000000 (bytes) or none, got {text!r}"

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import torch
 
-from .._errors import CibenchError, EnvironmentFault, PluginError, UsageError
-from ..dataset import AgentDataset
+from .._errors import UsageError
 from ..defense import FusionCenter
-from ..embedding import EmbeddingRecipe, Training, prepare, recipe_of
+from ..embedding import Training, prepare
 from ..embedding.training import stored
 from ..evaluate import evaluate
 from ..fit import fit_defense, fitted_from, fitted_tensors, guarded
@@ -26,16 +25,13 @@ from ..references import References, refer, reference_tensors, references_from
 from ..results import CellRecord
 from ..results.record import decode, encode
 from ..scenario import Scenario
-from ..spec import resolved
 from .blank import blank_record
-from .describe import attack_parts, environment, median_norms, thinned
+from .describe import attack_parts, median_norms
 from .keys import Keys
+from .loader import Loader
 from .settings import Settings
 from .store import ArtifactStore
 from .task import AttackFacts, DatasetFacts
-
-#: Data sets that a process keeps.
-KEPT = 2
 
 
 def no_report(phase: str, done: int = 0, total: int = 0) -> None:
@@ -53,8 +49,6 @@ class Runner:
 
     settings: Settings
     report: Callable[[str, int, int], None] = no_report
-    _datasets: dict[str, AgentDataset] = field(default_factory=dict)
-    _facts: dict[str, DatasetFacts] = field(default_factory=dict)
     _embedded: dict[str, tuple[Training, Observation]] = field(default_factory=dict)
     _references: dict[str, References] = field(default_factory=dict)
 
@@ -66,6 +60,7 @@ class Runner:
         threadpool_limits(self.settings.threads)
         self.artifacts = ArtifactStore(self.settings.cache / "artifacts")
         self.device = torch.device(self.settings.device)
+        self.data = Loader(self.settings)
 
     @property
     def keys(self) -> Keys:
@@ -91,23 +86,7 @@ class Runner:
 
     def facts(self, cell: Cell) -> DatasetFacts:
         """What is to be known of the cell's data set, without attacks."""
-        memo = repr((cell.dataset.given, cell.dataset.spec, cell.embedding))
-        if memo not in self._facts:
-            dataset = self.dataset(cell)
-            self._facts[memo] = DatasetFacts(
-                name=dataset.name,
-                fingerprint=dataset.fingerprint,
-                agents=list(dataset.layout.names),
-                classes=list(dataset.class_names),
-                notes=list(dataset.notes),
-                time_series=dataset.time_series,
-                test_statistics=dataset.test_statistics,
-                samples=len(dataset.test),
-                embedding=resolved(self.recipe(cell, dataset)),
-                attacks={},
-                environment=environment(),
-            )
-        return self._facts[memo]
+        return self.data.facts(cell)
 
     def embed(self, cell: Cell) -> None:
         """Train the encoders and the undefended fusion center, unless they are stored."""
@@ -165,55 +144,11 @@ class Runner:
         )
         return msgspec.structs.replace(finished, flags=list(flags))
 
-    def dataset(self, cell: Cell) -> AgentDataset:
-        """The cell's data set.
-
-        Raises:
-            DataError: it cannot be loaded.
-            PluginError: the plugin failed.
-        """
-        memo = repr((cell.dataset.given, cell.dataset.spec))
-        if memo not in self._datasets:
-            while len(self._datasets) >= KEPT:
-                del self._datasets[next(iter(self._datasets))]
-            try:
-                loaded = cell.dataset.configured.load(data_dir=self.settings.data_dir)
-            except (CibenchError, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # a stranger's code may raise anything
-                raise PluginError(
-                    f"{cell.dataset.entry.title} failed to load:"
-                    f" {type(error).__name__}: {error}"
-                ) from error
-            if self.settings.samples is not None:
-                test = thinned(loaded.test, self.settings.samples)
-                loaded = replace(loaded, test=test)
-            self._datasets[memo] = loaded
-        return self._datasets[memo]
-
-    def recipe(self, cell: Cell, dataset: AgentDataset) -> EmbeddingRecipe:
-        """The embedding recipe to use: the one asked for, or the data set's own."""
-        return recipe_of(cell.embedding or dataset.recipe)
-
-    def check_fingerprint(self, cell: Cell, fingerprint: str) -> None:
-        """Refuse other data than the run was started with.
-
-        Raises:
-            EnvironmentFault: this process reads other data.
-        """
-        found = self.facts(cell).fingerprint
-        if fingerprint and found != fingerprint:
-            raise EnvironmentFault(
-                f"data set {cell.dataset.spec}: expected the data the run was started"
-                f" with ({fingerprint[:12]}), got {found[:12]}; give every worker the"
-                " same files (--data-dir)"
-            )
-
     def _scenario(
         self, cell: Cell, training: Training | None, clean: Observation | None
     ) -> Scenario:
         """The cell's scenario; without embeddings on the raw layout, for checks only."""
-        dataset = self.dataset(cell)
+        dataset = self.data.dataset(cell)
         observation = clean or dataset.test.observation(dataset.layout)
         norms = torch.ones(dataset.layout.agents)
         return Scenario(
@@ -247,10 +182,10 @@ class Runner:
         key = self.keys.of(cell, facts).embedding
         if key not in self._embedded:
             self.report("embedding", 0, 0)
-            dataset = self.dataset(cell)
+            dataset = self.data.dataset(cell)
             training, clean, _ = prepare(
                 dataset,
-                self.recipe(cell, dataset),
+                self.data.recipe(cell, dataset),
                 seed=cell.seed,
                 store=self.artifacts,
                 device=self.device,

@@ -117,28 +117,34 @@ def _zipped(title: str, files: dict[str, bytes | Path]) -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, source in sorted(files.items()):
-            try:
-                size = (
-                    source.stat().st_size if isinstance(source, Path) else len(source)
-                )
-                total += size
-                if total > LIMIT:
-                    raise PluginError(
-                        f"plugin distribution {title}: expected at most"
-                        f" {LIMIT // 1_000_000} MB to send to workers, got more with"
-                        f" {name}; install it on every worker"
-                    )
-                content = source.read_bytes() if isinstance(source, Path) else source
-            except OSError as error:
+            content = source if isinstance(source, bytes) else _read(title, source)
+            total += len(content)
+            if total > LIMIT:
                 raise PluginError(
-                    f"plugin distribution {title}: expected a readable file {source}, got"
-                    f" {error.strerror}"
-                ) from error
+                    f"plugin distribution {title}: expected at most"
+                    f" {LIMIT // 1_000_000} MB to send to workers, got more with"
+                    f" {name}; install it on every worker"
+                )
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content)
     return target.getvalue()
+
+
+def _read(title: str, path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LIMIT:
+            raise PluginError(
+                f"plugin distribution {title}: expected at most {LIMIT // 1_000_000} MB"
+                f" to send to workers, got more in {path}; install it on every worker"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise PluginError(
+            f"plugin distribution {title}: expected a readable file {path}, got"
+            f" {error.strerror}"
+        ) from error
 
 
 def is_unpacked(run: str) -> bool:

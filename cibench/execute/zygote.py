@@ -171,12 +171,12 @@ class Zygote:
         """Kill and reap everything below, again and again until nothing is left."""
         deadline = time.monotonic() + _STUBBORN
         while True:
-            for each in filter(None, (group, self.worker)):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(each, signal.SIGKILL)
             below = _system.descendants(os.getpid())
-            if not _system.LINUX:
+            if not _system.LINUX:  # orphans are not below, so they are looked for
                 below += _system.marked(os.environ.get(_system.MARK, ""))
+                for each in filter(None, (group, self.worker)):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.killpg(each, signal.SIGKILL)
             _system.kill(below)
             if not self._reap() and (_system.LINUX or not below):
                 return

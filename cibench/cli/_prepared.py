@@ -1,0 +1,117 @@
+"""What a verb that selects cells finds out before anything runs, the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..execute.engine import Engine
+from ..execute.known import Known
+from ..execute.settings import Settings
+from ..results import RunFolder
+from ._chosen import Chosen, Wanted, choose
+from ._options import default_cache
+from ._run_cells import _check_rerun
+from ._session import Execution, Session, check_device, session, torch_version
+
+if TYPE_CHECKING:
+    from ..execute.channel import Event
+    from ..execute.describing import Described
+
+
+class _Silent:
+    """Shows nothing."""
+
+    def stage(self, name: str, tasks: int) -> None:
+        """See `Observer`."""
+
+    def prepared(self, title: str, seconds: float, reason: str) -> None:
+        """See `Observer`."""
+
+    def event(self, event: Event) -> None:
+        """See `Observer`."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Cells with what was found of their data sets, in an open session.
+
+    Args:
+        unavailable: data sets of a study that are left out, and why.
+    """
+
+    chosen: Chosen
+    described: Described
+    unavailable: Mapping[str, str]
+    session: Session
+
+    def engine(
+        self, folder: RunFolder, *, cached: bool, rerun: Sequence[str] = ()
+    ) -> Engine:
+        """The engine of a run into a folder, which nothing is to be run on.
+
+        Args:
+            cached: whether records of the cache count.
+            rerun: as `Known` takes it.
+        """
+        opened = self.session
+        records = opened.settings.cache if cached else None
+        return Engine(
+            cells=self.chosen.cells,
+            described=self.described,
+            known=Known(folder, records, rerun),
+            settings=opened.settings,
+            folder=folder,
+            backend=opened.backend,
+            context=opened.context,
+            torch_version=torch_version(),
+            observer=_Silent(),
+        )
+
+
+def settings_of(asked: Wanted, *, cached: bool = True) -> Settings:
+    """How cells are computed, from the options of `_options.computation`."""
+    params: Mapping[str, Any] = asked.params
+    return Settings(
+        device=str(params["device"]),
+        data_dir=params["data_dir"],
+        cache=default_cache() if cached else None,
+        threads=params["threads"],
+        samples=asked.samples,
+    )
+
+
+@contextmanager
+def prepared(
+    asked: Wanted,
+    execution: Execution,
+    settings: Settings,
+    *,
+    rerun: Sequence[str] = (),
+) -> Iterator[Prepared]:
+    """Choose cells and look at their data sets, as `run` does before it runs them.
+
+    Raises:
+        UsageError, EmptySelectionError, EnvironmentFault: something in it is wrong.
+    """
+    with session(execution, settings) as opened:
+        chosen = choose(asked)
+        _check_rerun(rerun, chosen.cells)
+        if execution.backend in ("serial", "loky"):
+            check_device(settings.device)
+        opened.ship(chosen.cells)
+        described = opened.describe(chosen.cells)
+        unavailable: Mapping[str, str] = {}
+        if chosen.study is not None:
+            from ._run_study import available
+
+            chosen, unavailable = available(chosen, described)
+        described.check(chosen.cells)
+        for spec, reason in unavailable.items():
+            shown = " ".join(reason.split())
+            click.echo(f"warning: {spec} is left out: {shown}", err=True)
+        yield Prepared(chosen, described, unavailable, opened)

@@ -1,0 +1,79 @@
+"""Manners towards Dask: where its scheduler is, its log kept quiet, brief farewells."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any, Final
+
+from .._errors import EnvironmentFault
+
+#: Seconds that each step of closing may take.
+FAREWELL: Final = 8.0
+
+
+def address_in(path: Path, wait: float) -> str:
+    """The scheduler's address in the file that it wrote.
+
+    Raises:
+        EnvironmentFault: there is no such file within `wait` seconds.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["address"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if time.monotonic() > deadline:
+                raise EnvironmentFault(
+                    f"scheduler file {path}: expected a file that a Dask scheduler wrote"
+                    f" (dask scheduler --scheduler-file), got {in_line(error)}"
+                ) from error
+        time.sleep(0.1)
+
+
+def in_line(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def briefly(step: Callable[[], object]) -> None:
+    """Take a step of closing; do without it if it fails or takes long."""
+
+    def attempt() -> None:
+        with contextlib.suppress(Exception, CancelledError):
+            step()
+
+    thread = threading.Thread(target=attempt, daemon=True, name="cibench-closing")
+    thread.start()
+    thread.join(FAREWELL)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Dask's own log and warnings about large tasks off standard error."""
+    dask: Any = importlib.import_module("dask")
+    names = ["distributed", "tornado", "tornado.application"]
+    names += [
+        n for n in logging.root.manager.loggerDict if n.startswith("distributed.")
+    ]
+    before = {name: logging.getLogger(name).level for name in names}
+    settings = {
+        "distributed.admin.large-graph-warning-threshold": "1GB",
+        # Lost workers are counted here, fairly: see ClusterBackend.
+        "distributed.scheduler.allowed-failures": 0,
+    }
+    with dask.config.set(settings):
+        for name in names:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)

@@ -1,0 +1,1 @@
+"""Plugins that do what plugins should not: for tests of the grid engine."""
