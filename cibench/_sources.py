@@ -32,16 +32,32 @@ _NO_NUMBERS = (
 )  # fmt: skip
 
 
+#: Of the engine, the files that compute; the others say where and when.
+_COMPUTING = ("runner.py", "loader.py", "describe.py")
+
+
 @cache
 def harness_hash() -> str:
     """Hash of the harness' own sources that can change a number."""
     root = Path(__file__).parent
-    files = [
-        path
-        for path in sorted(root.rglob("*.py"))
-        if path.relative_to(root).parts[0] not in _NO_NUMBERS
-    ]
-    return _hash_files(files)
+    return _hash_files([p for p in _sources() if _counts(p.relative_to(root).parts)])
+
+
+@cache
+def package_hash() -> str:
+    """Hash of all sources of the harness: what processes of one run must share."""
+    return _hash_files(_sources())
+
+
+def _sources() -> list[Path]:
+    return sorted(Path(__file__).parent.rglob("*.py"))
+
+
+def _counts(parts: tuple[str, ...]) -> bool:
+    """Whether a file, by its path in the package, can change a number."""
+    if parts[0] == "execute":
+        return parts[1:] in [(name,) for name in _COMPUTING]
+    return parts[0] not in _NO_NUMBERS
 
 
 def _hash_files(files: Sequence[Path]) -> str:

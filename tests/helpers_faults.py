@@ -34,7 +34,7 @@ SEGFAULT = ("killed", "segmentation fault (signal 11)", "Segmentation fault")
 KILLED = ("killed", "killed (signal 9), not sent by the harness")
 EATEN = ("out-of-memory", "more than 800.0 MiB resident (limit)")
 TOO_MUCH = ("out-of-memory", "can't allocate memory", "Traceback")
-ASLEEP = ("timeout", "no answer within 2 s", "deeds.py")
+ASLEEP = ("timeout", "no answer within 6 s", "deeds.py")
 CHANGED = ("failed", "training data and the undefended fusion center to be left unch")
 
 #: Every way to fail in a fit, in a decision and in an attack, and ways to disturb others.
@@ -129,7 +129,7 @@ def selection(faults=()):
     exclude = ["faulty/rogue", "faulty/gaussian", "crashing/faulty", "crashing/rogue"]
     for term in exclude if faults else ():
         words += ["--exclude", term]
-    return [*words, "--timeout", "2", "--memory", "800M"]
+    return [*words, "--timeout", "6", "--memory", "800M"]
 
 
 def is_good(record):

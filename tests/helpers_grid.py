@@ -50,7 +50,7 @@ class Place:
         }
 
     def start(self, *words, **more):
-        """A command that runs; its output goes to pipes."""
+        """A command that runs, in a session of its own; its output goes to pipes."""
         return subprocess.Popen(
             [PROGRAM, *words],
             cwd=self.folder,
@@ -58,6 +58,7 @@ class Place:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,
         )
 
     def call(self, *words, code=0, **more):

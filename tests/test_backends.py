@@ -53,7 +53,7 @@ def cluster():
         n_workers=2,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         memory_limit=0,
         silence_logs=60,
         env={"DASK_LOGGING__DISTRIBUTED": "critical"},
@@ -253,7 +253,7 @@ def test_a_scheduler_file_that_is_none(content, tmp_path):
 def test_a_scheduler_without_workers(tmp_path):
     with (
         distributed.LocalCluster(
-            n_workers=0, dashboard_address=None, silence_logs=60
+            n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=60
         ) as empty,
         pytest.raises(EnvironmentFault, match=r"expected workers within .* got none"),
     ):

@@ -859,7 +859,7 @@ DECIDE = CONTRACT + "Changed.decide: expected "
 REASONS = {
     "fails": "fit: ValueError: no luck",
     "stops": "fit: SystemExit: enough",
-    "nothing": "fit: " + CONTRACT + "defense nothing: expected a FusionCenter from fit, got None",
+    "nothing": f"fit: {CONTRACT}defense nothing: expected a FusionCenter from fit, got N",
     "nan": DECIDE + "finite logits, got non-finite ones for 1",
     "flat": DECIDE + "logits of shape (60, classes), got (60",
     "short": DECIDE + "logits of shape (60, classes), got (59",
@@ -900,6 +900,22 @@ def test_a_defense_that_fails_is_a_row(hostile, run, name):
     last = err.splitlines()[-1]
     assert last.startswith("error: 1 of 2 cells failed (1 failed); first: ")
     assert failed["reason"] in last
+
+
+def test_each_fails_alike_in_a_process_of_its_own(hostile, run):
+    named = [part for name in ("none", "poison", *REASONS) for part in ("-d", name)]
+    _, err = run(*named, out="here", code=1)
+    _, isolated = run(*named, "--isolation", "process", "--no-cache", code=1)
+    here, apart = records("here"), records()
+    assert len(apart) == len(REASONS) + 2
+    for one, other in zip(here, apart, strict=True):
+        for part in ("cell", "key", "status", "reason", "outcomes", "flags"):
+            assert one[part] == other[part]
+    assert "Traceback" in err
+    assert "Traceback" not in isolated
+    for record in apart:
+        if record["status"] == "failed":
+            assert "Traceback" in (Path("out") / record["log"]).read_text()
 
 
 def test_a_failed_cell_follows_the_schema_and_names_no_folder(hostile, run, call):
@@ -973,7 +989,8 @@ def test_an_attack_that_fails_is_a_row_for_every_defense(hostile, run):
 
 def test_an_attack_that_asks_for_too_much_fails(hostile, run):
     run("-d", "none", attack="curious", code=1)
-    assert records()[0]["reason"].startswith("refer: KnowledgeError: Victim.logits: expected")
+    reason = records()[0]["reason"]
+    assert reason.startswith("refer: KnowledgeError: Victim.logits: expected")
 
 
 def test_a_failure_in_a_real_process(install, monkeypatch):

@@ -48,7 +48,9 @@ def test_randomness_comes_from_a_passed_generator(pattern):
 @pytest.mark.parametrize("folder", ["tests", "benchmarks"])
 def test_no_test_seeds_the_global_state(folder):
     pattern = r"\b(torch|np\.random|random)\.(manual_" + "seed|seed)\\("
-    assert hits(pattern, sources(folder)) == []
+    # The plugins in `faults` do on purpose what plugins should not.
+    files = [path for path in sources(folder) if "faults" not in path.parts]
+    assert hits(pattern, files) == []
 
 
 @needs_tree

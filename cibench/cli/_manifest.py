@@ -35,6 +35,12 @@ _NOT_KEPT = (
     "backend_options",
 )
 
+#: Options that say which cells are run.
+_SELECTING = frozenset(
+    ("datasets", "attacks", "defenses", "suite", "config", "seeds", "parameters",
+     "exclude", "embedding", "protocols", "preset", "quick", "limit", "out")
+)  # fmt: skip
+
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     """One `cibench run` into the folder."""
@@ -118,21 +124,51 @@ def resumed(
         click.UsageError: other cells are selected now.
         OutputError: there is no run to go on with.
     """
+    path = Path(params["resume"])
+    advice = f"to add cells to a run use -o {path} instead"
+    check_alone(ctx, typed, "--resume", advice)
+    return taken_up(ctx, path, params, typed)
+
+
+def check_alone(ctx: click.Context, typed: set[str], flag: str, advice: str) -> None:
+    """Refuse options that select cells where a run says which.
+
+    Args:
+        flag: what names the run.
+        advice: what to do instead.
+
+    Raises:
+        click.UsageError: there are such options.
+    """
+    if typed & _SELECTING:
+        flags = {p.name: p.opts[-1] for p in ctx.command.params}
+        given = ", ".join(sorted(flags[name] for name in typed & _SELECTING))
+        raise click.UsageError(
+            f"{flag}: expected it to say what is run, got {given} too; {advice}"
+        )
+
+
+def taken_up(
+    ctx: click.Context, path: Path, params: Mapping[str, Any], typed: set[str]
+) -> tuple[dict[str, Any], set[str]]:
+    """The options of the last `run` into a folder, with those that were given now.
+
+    Args:
+        ctx: of a command with the options of a selection.
+
+    Raises:
+        OutputError: there is no run in the folder.
+    """
     from ._run_study import stored_study
 
-    folder = RunFolder(Path(params["resume"]))
-    manifest = read_manifest(folder)
-    new = typed & {"datasets", "attacks", "defenses", "suite", "config", "seeds",
-                   "parameters", "exclude", "embedding", "protocols", "preset",
-                   "quick", "limit"}  # fmt: skip
-    if new or "out" in typed:
-        flags = {p.name: p.opts[-1] for p in ctx.command.params}
-        given = ", ".join(sorted(flags[name] for name in new | (typed & {"out"})))
-        raise click.UsageError(
-            f"--resume: expected it to say what is run, got {given} too; to add cells to a"
-            f" run use -o {folder.path} instead"
+    folder = RunFolder(path)
+    invocations = read_manifest(folder).invocations
+    if not invocations:
+        raise OutputError(
+            f"run {path}: expected run.json with a command, got none; give the selection"
+            f" instead, with -o {path}"
         )
-    options = manifest.invocations[-1].options
+    options = invocations[-1].options
     paths = {p.name for p in ctx.command.params if isinstance(p.type, click.Path)}
     kept = {
         name: tuple(value)

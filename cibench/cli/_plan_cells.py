@@ -20,6 +20,9 @@ from ._session import Execution
 if TYPE_CHECKING:
     from ..execute.task import Kind
 
+#: Reasons that are told in words, and lines that are written at once.
+_REASONS: Final = 20
+_AT_ONCE: Final = 1000
 _STATES: Final[dict[State, str]] = {
     "cached": "cached",
     "in folder": "in the folder",
@@ -49,7 +52,7 @@ def plan_wanted(asked: Wanted) -> None:
     execution = Execution.of(params)
     cached = not params["no_cache"]
     folder = RunFolder(Path(params["out"] or new_run()))
-    settings = settings_of(asked, cached=cached)
+    settings = settings_of(asked, default_cache() if cached else None)
     with prepared(asked, execution, settings, rerun=params["rerun"]) as found:
         engine = found.engine(folder, cached=cached, rerun=params["rerun"])
         history = History.read(default_cache(), settings)
@@ -62,8 +65,9 @@ def plan_wanted(asked: Wanted) -> None:
     for line in [next(lines)] if params["quiet"] else lines:
         click.echo(line)
     if params["long"]:
-        for cell in planned.cells:
-            click.echo(_cell_line(cell))
+        for at in range(0, len(planned.cells), _AT_ONCE):
+            some = planned.cells[at : at + _AT_ONCE]
+            click.echo("\n".join(map(_cell_line, some)))
 
 
 def _lines(planned: Plan, execution: Execution, *, local: bool) -> Iterator[str]:
@@ -75,8 +79,11 @@ def _lines(planned: Plan, execution: Execution, *, local: bool) -> Iterator[str]
     else:
         parts.append("nothing to run")
     yield f"{_counted(len(planned.cells), 'evaluate')}: {', '.join(parts)}"
-    for state, reason, n in planned.reasons:
+    reasons = planned.reasons
+    for state, reason, n in reasons[:_REASONS]:
         yield f"{state}: {_counted(n, 'evaluate')}: {' '.join(reason.split())}"
+    if len(reasons) > _REASONS:
+        yield f"... and {len(reasons) - _REASONS} more reasons (--json)"
     shared = [work for work in planned.work[:-1] if work.tasks]
     if shared:
         missing = ", ".join(_counted(work.tasks, work.kind) for work in shared)
@@ -96,13 +103,20 @@ def _time(planned: Plan) -> Iterator[str]:
         if work.seconds is None:
             yield f"no history of any {_KINDS[work.kind][0]}"
         elif work.guessed:
-            means = ", ".join(
-                f"{_BASES[basis]} ({n})"
-                for basis, n in sorted(work.bases.items(), key=lambda pair: -pair[1])
-                if basis != "same"
-            )
             counted = _counted(work.tasks, work.kind)
-            yield f"no history for {work.guessed} of {counted}: mean of {means}"
+            yield (
+                f"no history for {work.guessed} of {counted}: taken as the mean of"
+                f" {_means(work)}"
+            )
+
+
+def _means(work: PlannedWork) -> str:
+    """What estimates stand in for work that was never done, the most frequent first."""
+    bases = [(basis, n) for basis, n in work.bases.items() if basis != "same"]
+    if len(bases) == 1:
+        return _BASES[bases[0][0]]
+    bases.sort(key=lambda pair: -pair[1])
+    return ", ".join(f"{_BASES[basis]} ({n})" for basis, n in bases)
 
 
 def _work_time(work: PlannedWork) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +15,6 @@ from ..execute.known import Known
 from ..execute.settings import Settings
 from ..results import RunFolder
 from ._chosen import Chosen, Wanted, choose
-from ._options import default_cache
 from ._run_cells import _check_rerun
 from ._session import Execution, Session, check_device, session, torch_version
 
@@ -73,13 +73,17 @@ class Prepared:
         )
 
 
-def settings_of(asked: Wanted, *, cached: bool = True) -> Settings:
-    """How cells are computed, from the options of `_options.computation`."""
+def settings_of(asked: Wanted, cache: Path | None) -> Settings:
+    """How cells are computed, from the options of `_options.computation`.
+
+    Args:
+        cache: folder of artifacts and records; None keeps nothing.
+    """
     params: Mapping[str, Any] = asked.params
     return Settings(
         device=str(params["device"]),
         data_dir=params["data_dir"],
-        cache=default_cache() if cached else None,
+        cache=cache,
         threads=params["threads"],
         samples=asked.samples,
     )

@@ -95,6 +95,8 @@ def run_wanted(asked: Wanted) -> int:
 
             chosen, unavailable = available(chosen, described)
         described.check(chosen.cells)
+        kept = None if params["no_cache"] else opened.settings.cache
+        known = Known(folder, kept, params["rerun"])
         folder.create()
         if chosen.study is not None:
             protocols = params["protocols"]
@@ -102,7 +104,7 @@ def run_wanted(asked: Wanted) -> int:
         write_manifest(folder, asked, len(chosen.cells))
         outcome = Outcome()
         try:
-            _run(chosen, described, opened, folder, params, outcome)
+            _run(chosen, described, known, opened, folder, params, outcome)
         except KeyboardInterrupt:
             _say_interrupted(outcome, len(chosen.cells), folder, params)
             return 130
@@ -117,12 +119,12 @@ def run_wanted(asked: Wanted) -> int:
 def _run(
     chosen: Chosen,
     described: Described,
+    known: Known,
     opened: Session,
     folder: RunFolder,
     params: Mapping[str, Any],
     outcome: Outcome,
 ) -> None:
-    kept = None if params["no_cache"] else opened.settings.cache
     with progress(
         len(chosen.cells),
         quiet=params["quiet"],
@@ -132,7 +134,7 @@ def _run(
         engine = Engine(
             cells=chosen.cells,
             described=described,
-            known=Known(folder, kept, params["rerun"]),
+            known=known,
             settings=opened.settings,
             folder=folder,
             backend=opened.backend,

@@ -1,4 +1,4 @@
-"""`cibench cache`: what is kept between runs, and making it smaller."""
+"""`cibench cache`: what is kept between runs, why it is used or not, and less of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .._errors import OutputError, UsageError
+from ._cache_explain import explain_command
 from ._options import default_cache
 from ._show import plain
 
@@ -27,9 +28,12 @@ cache_option = click.option(
 )
 
 
-@click.group("cache", short_help="List what is kept between runs; make it smaller.")
+@click.group("cache", short_help="List, explain and tidy up the cache.")
 def command() -> None:
-    """List artifacts and records that are kept between runs; make the cache smaller."""
+    """List what is kept between runs; say why it is used or not; make it smaller."""
+
+
+command.add_command(explain_command)
 
 
 @command.command("ls", short_help="List what the cache holds, by kind.")

@@ -78,9 +78,16 @@ def command(
         return
     for line in plan.preferred:
         click.echo(line)
-    again = f", {plan.repeated} records were there twice" if plan.repeated else ""
-    lost = f", {gone} logs were gone" if gone else ""
-    click.echo(f"{out}: {len(plan.chosen)} cells of {len(folders)} runs{again}{lost}")
+    parts = [f"{_count(len(plan.chosen), 'cell')} of {_count(len(folders), 'run')}"]
+    if plan.repeated:
+        parts.append(f"{_count(plan.repeated, 'record')} left out as there already")
+    if gone:
+        parts.append(f"{_count(gone, 'log')} not found")
+    click.echo(f"{out}: {', '.join(parts)}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _sources(runs: tuple[Path, ...], out: RunFolder, *, into: bool) -> list[RunFolder]:

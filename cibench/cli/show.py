@@ -119,7 +119,8 @@ def _standing(folder: RunFolder, records: Sequence[CellRecord]) -> str:
     from ._missing import missing
 
     ended = counts(Counter(record.status for record in records))
-    line = f"{len(records)} cells: {ended}" if records else "0 cells"
+    noun = "cell" if len(records) == 1 else "cells"
+    line = f"{len(records)} {noun}" + (f": {ended}" if records else "")
     found = missing(folder, records)
     if not found.cells and not found.unsure:
         return line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -9,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,9 +39,30 @@ def address_in(path: Path, wait: float) -> str:
         time.sleep(0.1)
 
 
+def greet(address: str, seconds: float) -> None:
+    """Shake hands with a scheduler: a `Client` waits forever for one that is mute.
+
+    Raises:
+        OSError, ValueError, TypeError: it does not answer in time, or cannot be asked.
+    """
+    distributed: Any = importlib.import_module("distributed")
+    core: Any = importlib.import_module("distributed.core")
+
+    async def shake() -> None:
+        security = distributed.Security().get_connection_args("client")
+        connecting = core.connect(address, timeout=seconds, **security)
+        comm = await asyncio.wait_for(connecting, seconds + 1)
+        await comm.close()
+
+    with ThreadPoolExecutor(1) as thread:  # here a loop may be running
+        thread.submit(asyncio.run, shake()).result()
+
+
 def in_line(error: BaseException) -> str:
     """An error in one line."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
+    text = str(error).strip()
+    name = type(error).__name__
+    return f"{name}: {text}".partition("\n")[0] if text else name
 
 
 def briefly(step: Callable[[], object]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from .._sources import harness_hash
+from .._sources import package_hash
 from ._scratch import release
 from .carry import lacking
 from .perform import Work, close_children, perform
@@ -47,7 +47,7 @@ class About:
     """What a worker is, as far as it must be the same everywhere."""
 
     python: str = f"{sys.version_info.major}.{sys.version_info.minor}"
-    cibench: str = field(default_factory=harness_hash)
+    cibench: str = field(default_factory=package_hash)
 
 
 def parcel(work: Work, lacks: Lacking | None = None) -> Parcel:

@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from .._errors import CibenchError, EnvironmentFault
-from ..grid import Cell, Plugin, harness_hash
+from .._sources import package_hash
+from ..grid import Cell, Plugin
 from ..registry import default_registry
 from ..results.record import Status, encode
 from .blank import scrub
@@ -105,7 +106,7 @@ class VersionFault(EnvironmentFault):
 def _check_versions(task: Task) -> None:
     import torch
 
-    ours = {"cibench": harness_hash(), "torch": str(torch.__version__)}
+    ours = {"cibench": package_hash(), "torch": str(torch.__version__)}
     wanted = {"cibench": task.harness, "torch": task.torch}
     for name, found in ours.items():
         if wanted[name] and wanted[name] != found:

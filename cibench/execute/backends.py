@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from .._errors import EnvironmentFault
 from .channel import Event, Listener
-from .perform import Work, close_children, perform
+from .perform import Work, close_children, follow, perform
 from .task import Answer
 
 #: How often a work is tried again when the process that was to watch over it died.
@@ -105,6 +105,9 @@ class LokyBackend(Backend):
             return_as="generator_unordered",
             batch_size=1,
             pre_dispatch=2 * self.workers,
+            # From the start: a worker may never get a work, and would wait for one.
+            initializer=follow,
+            initargs=(self.owner,),
         )
         try:
             yield from parallel(delayed(perform)(work) for work in works)

@@ -24,7 +24,7 @@ from ._cluster import (
     check_wait,
     checked_options,
 )
-from ._dask_manners import FAREWELL, address_in, briefly, in_line, quiet
+from ._dask_manners import FAREWELL, address_in, briefly, greet, in_line, quiet
 from ._remote import About, Lacking, Parcel, about, do, end, sees
 from .channel import DaskListener, Event
 from .perform import Work
@@ -122,7 +122,8 @@ class DaskBackend(ClusterBackend):
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 memory_limit=0,  # of a cell: --memory
                 silence_logs=logging.CRITICAL + 1,
                 env={"DASK_LOGGING__DISTRIBUTED": "critical"},
@@ -130,8 +131,9 @@ class DaskBackend(ClusterBackend):
             opened.callback(briefly, lambda: cluster.close(timeout=FAREWELL))
             address = cluster.scheduler_address
         try:
+            greet(address, CONNECT)
             client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise EnvironmentFault(
                 f"Dask scheduler {address}: expected it to answer within {CONNECT:.0f} s,"
                 f" got {in_line(error)}; check the address, that the scheduler runs, and"

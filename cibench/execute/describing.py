@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from .. import _errors
 from .._errors import CibenchError, EnvironmentFault, UsageError
-from ..grid import Cell, harness_hash
+from .._sources import package_hash
+from ..grid import Cell
 from .backends import Backend, insistent
 from .perform import Context, Work
 from .settings import Settings
@@ -104,7 +105,7 @@ def describe(
                 settings=settings,
                 attacks=list(attacks.values()),
                 title=f"{cell.dataset.spec}: looking at the data",
-                harness=harness_hash(),
+                harness=package_hash(),
                 torch=torch_version,
             ),
         )

@@ -98,6 +98,10 @@ class Engine:
             return CellKeys("", "", "", content_key("cannot be run", cell.title))
         return self._keys.of(cell, found)
 
+    def inputs(self, cell: Cell) -> dict[str, str]:
+        """What the key of a cell that can be run is the hash of, by name."""
+        return self._keys.inputs(cell, self.described.facts[place_of(cell)])
+
     def run(self) -> Iterator[Finished]:
         """Give every cell as it is finished: first those that need no work.
 

@@ -30,8 +30,6 @@ DETAILED = 2000
 #: way; the same plugins; those on all data sets; the defense; the attack; the data set; all
 #: work of the kind.
 Basis = Literal["same", "options", "datasets", "defense", "attack", "dataset", "any"]
-
-
 #: Kind, names of data set, attack and defense, and the hash of details.
 _Place = tuple[str, str, str, str, str]
 
@@ -227,7 +225,8 @@ def _indexed(past: Iterable[Past]) -> dict[tuple[str, ...], Past]:
 
 
 def _add(sums: dict[tuple[str, ...], Past], place: tuple[str, ...], one: Past) -> None:
-    names = (*place, "")[:5]
+    exact = one.exact if place[4:] else ""
+    names = one.kind, one.dataset, one.attack, one.defense, exact
     kept = sums.setdefault(place, Past(*names))
     kept.n += one.n
     kept.seconds += one.seconds

@@ -76,7 +76,7 @@ def perform(work: Work) -> tuple[int, Answer]:
     started = time.perf_counter()
     try:
         if work.context.owner:
-            _follow(work.context.owner)
+            follow(work.context.owner)
         task = work.task
         if work.context.carry:
             task = carried_in(task, work.artifacts, work.context.run)
@@ -175,7 +175,7 @@ def _child(context: Context, threads: int) -> Child:
     return child
 
 
-def _follow(owner: int) -> None:
+def follow(owner: int) -> None:
     """End this process soon after its owner; leave Ctrl-C to the owner."""
     if owner in _watched:
         return

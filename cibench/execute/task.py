@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from ..grid import Cell, Plugin, harness_hash
+from .._sources import package_hash
+from ..grid import Cell, Plugin
 from ..registry import PluginEntry, Registry
 from ..results import AttackPart
 from ..results.record import Status
@@ -108,7 +109,7 @@ class Task(_Base, frozen=True, kw_only=True):
         cell: any cell that needs the result.
         attacks: for `describe`: the attacks to look at.
         title: what progress shows.
-        harness: hash of the harness that the run was started with.
+        harness: hash of the package that the run was started with.
         torch: its version of torch.
         fingerprint: of the data, once that is known.
         makes: names of the artifacts the task is for, below the artifacts' folder.
@@ -167,7 +168,7 @@ def task_of(kind: Kind, cell: Cell) -> Task:
         cell=CellRef.of(cell),
         settings=Settings(),
         title=title,
-        harness=harness_hash(),
+        harness=package_hash(),
     )
 
 

@@ -48,7 +48,7 @@ def eats() -> None:
     """Allocate, and use, memory without bound."""
     kept = []
     while True:
-        kept.append(numpy.ones(2**21))
+        kept.append(numpy.ones(2**23))
 
 
 def eats_at_once() -> None:
