@@ -49,6 +49,11 @@ class Plugin:
         return self.entry.name if self.error else canonical(self.configured)
 
     @cached_property
+    def place(self) -> str:
+        """The spec it was given as, which says where its files are."""
+        return str(self.given or self.spec)
+
+    @cached_property
     def component(self) -> Component:
         """What a record keeps of it."""
         from .results import Component

@@ -26,7 +26,11 @@ def _attack(deed, *expected):
     return Fault(f"rogue:deed={deed}", *expected)
 
 
-MISTAKE = ("failed", "ZeroDivisionError: a plugin's own mistake (deeds.py:", "Traceback")
+MISTAKE = (
+    "failed",
+    "ZeroDivisionError: a plugin's own mistake (deeds.py:",
+    "Traceback",
+)
 EXIT = ("failed", "SystemExit: 7 (deeds.py:", "SystemExit: 7")
 LEFT = ("failed", "the process ended itself with exit code 3")
 INTERRUPT = ("failed", "KeyboardInterrupt", "Traceback")

@@ -452,6 +452,30 @@ def test_a_broken_plugin_breaks_nothing_else(install, run, call):
     assert call("--help")[0] == 0
 
 
+def test_a_broken_plugin_that_only_a_glob_named_is_a_failed_row(install, run, call):
+    install("raise RuntimeError('no')", "defenses.broken")
+    table, err = run("-d", "brok*", "-d", "none", code=1)
+    status = {r["defense"]["name"]: r["status"] for r in records()}
+    assert status == {"broken": "failed", "none": "ok"}
+    assert rows(table)["broken"][0] == "1 of 1 seeds failed"
+    assert float(rows(table)["none"][0]) > 90
+    assert "hostile 6.6" in err.splitlines()[-1]
+    schema = json.loads(call("schema")[1])
+    for record in records():
+        jsonschema.validate(record, schema)
+
+
+def test_absent_data_that_only_a_glob_named_is_a_skipped_row(run, call):
+    table, _ = run("-d", "none", "--dataset", "extrasens*")
+    status = {r["dataset"]["name"]: r["status"] for r in records()}
+    assert status == {"extrasensory": "skipped", "synthetic": "ok"}
+    (skipped,) = (r for r in records() if r["status"] == "skipped")
+    assert "features_labels.csv.gz" in skipped["reason"]
+    assert skipped["reason"] in table
+    assert call("show", "out")[1] == table
+    assert call("report", "out")[0] == 0
+
+
 def test_two_distributions_that_claim_one_name(install, refused, call):
     install("", "defenses.copur", module="pretender")
     refused(

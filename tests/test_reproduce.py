@@ -214,20 +214,31 @@ def broken(tmp_path, monkeypatch):
 
 
 def test_a_failure_is_reproduced_by_failing_for_the_same_reason(broken, call):
-    given = ("-a", "flip", "-d", "fails", "-d", "hangs", "--dataset", SET, *FAST)
-    assert call("run", *given, "-o", "out", "--timeout", "2")[0] == 1
+    given = ("run", "-a", "flip", "--dataset", SET, *FAST)
+    assert call(*given, "-d", "fails", "-o", "out")[0] == 1
     folder = RunFolder(Path("out"))
-    assert only(folder, "hangs").status == "timeout"
-    for name, status in (("fails", "failed"), ("hangs", "timeout")):
-        code, text, err = call("reproduce", "out", name, "-q")
-        assert code == 0, (text, err)
-        reason = only(folder, name).reason
-        assert text.splitlines()[-1] == f"reproduced: {status} again: {reason}"
+    code, text, err = call("reproduce", "out", "fails", "-q")
+    assert code == 0, (text, err)
+    reason = only(folder, "fails").reason
+    assert "as always" in reason
+    assert text.splitlines()[-1] == f"reproduced: failed again: {reason}"
     altered(folder, "fails", reason="fit: another")
     code, text, _ = call("reproduce", "out", "fails", "-q", "-o", "new")
     assert code == 4
     assert "fit: another" in text
     assert "about to fail" in call("show", "new", "fails", "--log")[1]
+
+
+def test_a_timeout_is_reproduced_with_the_limit_of_the_run(broken, call):
+    given = ("run", "-a", "flip", "--dataset", SET, *FAST, "-o", "out")
+    code, _, err = call(*given, "-d", "none")  # so that only the fit is left to do
+    assert code == 0, err
+    code, _, err = call(*given, "-d", "hangs", "--timeout", "5")
+    assert code == 1, err
+    assert only(RunFolder(Path("out")), "hangs").status == "timeout"
+    code, text, err = call("reproduce", "out", "hangs", "--cached", "-q")
+    assert code == 0, (text, err)
+    assert text.endswith("reproduced: timeout again: fit: no answer within 5 s\n")
 
 
 def test_a_plugin_that_is_gone_is_named(out, call):
@@ -297,7 +308,8 @@ def table(call):
 
 
 def test_where_files_are_comes_from_the_run_or_the_user(table, call):
-    assert call("reproduce", "out", "none", "-q")[0] == 0
+    code, _, err = call("reproduce", "out", "none", "-q")
+    assert code == 0, err
     Path("data.csv").rename("moved.csv")
     (table.path / "run.json").unlink()
     code, _, err = call("reproduce", "out", "none", "-q")

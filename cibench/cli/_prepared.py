@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._errors import UsageError
 from ..execute.engine import Engine
-from ..execute.known import Known
+from ..execute.known import RERUN, Known
 from ..execute.settings import Settings
 from ..results import RunFolder
+from ..spec import did_you_mean
 from ._chosen import Chosen, Wanted, choose
-from ._run_cells import _check_rerun
 from ._session import Execution, Session, check_device, session, torch_version
 
 if TYPE_CHECKING:
     from ..execute.channel import Event
     from ..execute.describing import Described
+    from ..grid import Cell
 
 
 class _Silent:
@@ -52,7 +54,7 @@ class Prepared:
     def engine(
         self, folder: RunFolder, *, cached: bool, rerun: Sequence[str] = ()
     ) -> Engine:
-        """The engine of a run into a folder, which nothing is to be run on.
+        """The engine of a run into a folder; it shows nothing until it has an observer.
 
         Args:
             cached: whether records of the cache count.
@@ -104,7 +106,7 @@ def prepared(
     """
     with session(execution, settings) as opened:
         chosen = choose(asked)
-        _check_rerun(rerun, chosen.cells)
+        check_rerun(rerun, chosen.cells)
         if execution.backend in ("serial", "loky"):
             check_device(settings.device)
         opened.ship(chosen.cells)
@@ -119,3 +121,21 @@ def prepared(
             shown = " ".join(reason.split())
             click.echo(f"warning: {spec} is left out: {shown}", err=True)
         yield Prepared(chosen, described, unavailable, opened)
+
+
+def check_rerun(words: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Refuse words that name nothing.
+
+    Raises:
+        UsageError: neither a status nor a plugin of the run.
+    """
+    if not words:
+        return
+    names = sorted({plugin.entry.name for cell in cells for plugin in cell.plugins})
+    known = ["all", *RERUN, *names]
+    for word in words:
+        if word not in known:
+            raise UsageError(
+                f"--rerun {word}: expected all, {', '.join(RERUN)} or a plugin of the"
+                f" run ({', '.join(names)}), got {word!r}{did_you_mean(word, known)}"
+            )

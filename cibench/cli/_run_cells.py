@@ -14,22 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .._errors import CibenchError, ContractError, UsageError
+from .._errors import CibenchError, ContractError
 from ..execute.engine import Engine
 from ..execute.finished import Finished
-from ..execute.known import RERUN, Known
-from ..execute.settings import Settings
 from ..registry import default_registry
 from ..results import RunFolder
-from ..spec import did_you_mean
-from ._chosen import Chosen, Wanted, choose
+from ._chosen import Chosen, Wanted
 from ._manifest import resume_command, write_manifest
 from ._options import default_cache, new_run
+from ._prepared import prepared, settings_of
 from ._progress import progress
-from ._session import Execution, Session, check_device, session, torch_version
+from ._session import Execution, Session
 
 if TYPE_CHECKING:
-    from ..execute.describing import Described
     from ..grid import Cell
     from ..results import CellRecord
 
@@ -74,37 +71,27 @@ def run_wanted(asked: Wanted) -> int:
     Everything that can be wrong with it is found before anything runs.
     """
     params = asked.params
-    execution = Execution.of(params)
-    settings = Settings(
-        device=str(params["device"]),
-        data_dir=params["data_dir"],
-        cache=None if params["no_cache"] else default_cache(),
-        threads=params["threads"],
-        samples=asked.samples,
-    )
+    cache = None if params["no_cache"] else default_cache()
+    settings, rerun = settings_of(asked, cache), params["rerun"]
     folder = RunFolder(Path(params["out"] or new_run()))
-    with _stoppable(), session(execution, settings) as opened:
-        chosen = choose(asked)
-        _check_rerun(params["rerun"], chosen.cells)
-        if execution.backend in ("serial", "loky"):
-            check_device(settings.device)
-        opened.ship(chosen.cells)
-        described = opened.describe(chosen.cells)
-        if chosen.study is not None:
-            from ._run_study import available, write_study
-
-            chosen, unavailable = available(chosen, described)
-        described.check(chosen.cells)
-        kept = None if params["no_cache"] else opened.settings.cache
-        known = Known(folder, kept, params["rerun"])
+    with (
+        _stoppable(),
+        prepared(asked, Execution.of(params), settings, rerun=rerun) as ready,
+    ):
+        chosen = ready.chosen
+        outcome = Outcome()
+        engine = ready.engine(folder, cached=cache is not None, rerun=rerun)
+        engine.record = outcome.notify
         folder.create()
         if chosen.study is not None:
-            protocols = params["protocols"]
-            write_study(chosen, described, unavailable, protocols, folder)
+            from ._run_study import write_study
+
+            write_study(
+                chosen, ready.described, ready.unavailable, params["protocols"], folder
+            )
         write_manifest(folder, asked, len(chosen.cells))
-        outcome = Outcome()
         try:
-            _run(chosen, described, known, opened, folder, params, outcome)
+            _run(engine, ready.session, params, outcome)
         except KeyboardInterrupt:
             _say_interrupted(outcome, len(chosen.cells), folder, params)
             return 130
@@ -117,32 +104,15 @@ def run_wanted(asked: Wanted) -> int:
 
 
 def _run(
-    chosen: Chosen,
-    described: Described,
-    known: Known,
-    opened: Session,
-    folder: RunFolder,
-    params: Mapping[str, Any],
-    outcome: Outcome,
+    engine: Engine, opened: Session, params: Mapping[str, Any], outcome: Outcome
 ) -> None:
     with progress(
-        len(chosen.cells),
+        len(engine.cells),
         quiet=params["quiet"],
         verbose=params["verbose"],
         json_log=params["json_log"],
     ) as shown:
-        engine = Engine(
-            cells=chosen.cells,
-            described=described,
-            known=known,
-            settings=opened.settings,
-            folder=folder,
-            backend=opened.backend,
-            context=opened.context,
-            torch_version=torch_version(),
-            observer=shown,
-            record=outcome.notify,
-        )
+        engine.observer = shown
         opened.on_event = engine.note
         for done in engine.run():
             outcome.add(done)
@@ -248,24 +218,6 @@ def _say_interrupted(
         f" go on with: {resume_command(folder, params)}",
         err=True,
     )
-
-
-def _check_rerun(words: Sequence[str], cells: Sequence[Cell]) -> None:
-    """Refuse words that name nothing.
-
-    Raises:
-        UsageError: neither a status nor a plugin of the run.
-    """
-    if not words:
-        return
-    names = sorted({plugin.entry.name for cell in cells for plugin in cell.plugins})
-    known = ["all", *RERUN, *names]
-    for word in words:
-        if word not in known:
-            raise UsageError(
-                f"--rerun {word}: expected all, {', '.join(RERUN)} or a plugin of the"
-                f" run ({', '.join(names)}), got {word!r}{did_you_mean(word, known)}"
-            )
 
 
 @contextmanager

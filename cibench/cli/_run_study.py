@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import msgspec
 
 from .._errors import OutputError
@@ -52,7 +51,7 @@ def available(wanted: Chosen, described: Described) -> tuple[Chosen, dict[str, s
 def write_study(
     wanted: Chosen,
     described: Described,
-    unavailable: dict[str, str],
+    unavailable: Mapping[str, str],
     protocols: Sequence[str],
     folder: RunFolder,
 ) -> None:
@@ -71,8 +70,6 @@ def write_study(
     )
     text = msgspec.json.format(msgspec.json.encode(run), indent=2)
     write_atomically(folder.path / "study.json", text)
-    for spec, reason in unavailable.items():
-        click.echo(f"warning: {spec} is left out: {' '.join(reason.split())}", err=True)
 
 
 def stored_study(folder: Path) -> Study | None:

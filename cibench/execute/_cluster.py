@@ -96,7 +96,7 @@ class ClusterBackend(Backend):
         try:
             fill()
             while flying:
-                capacity()
+                fill()  # workers may have come
                 for handle, back in self._collect(flying.keys()):
                     flight = flying.pop(handle)
                     if isinstance(back, Lacking):

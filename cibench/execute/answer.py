@@ -25,6 +25,9 @@ from .task import Answer, CellRef, PluginRef, Task, decode_task, encode_answer
 
 Report = Callable[[Event], None]
 
+#: Taken when the code is loaded: the files may change while it runs.
+_PACKAGE = package_hash()
+
 #: The runner of this process: one, for the last settings.
 _runners: dict[Settings, Runner] = {}
 
@@ -106,7 +109,7 @@ class VersionFault(EnvironmentFault):
 def _check_versions(task: Task) -> None:
     import torch
 
-    ours = {"cibench": package_hash(), "torch": str(torch.__version__)}
+    ours = {"cibench": _PACKAGE, "torch": str(torch.__version__)}
     wanted = {"cibench": task.harness, "torch": task.torch}
     for name, found in ours.items():
         if wanted[name] and wanted[name] != found:

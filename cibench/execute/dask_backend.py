@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib
 import logging
 import time
@@ -11,6 +13,7 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from .._errors import EnvironmentFault, UsageError
@@ -71,6 +74,7 @@ class DaskBackend(ClusterBackend):
             )
         self.wait = check_wait(given)
         self._runs: set[str] = set()
+        self._arrived: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
         try:
             self._distributed: Any = importlib.import_module("distributed")
         except ImportError as error:
@@ -98,9 +102,7 @@ class DaskBackend(ClusterBackend):
                 self._runs.add(work.context.run)
                 yield work
 
-        self._done = self._distributed.as_completed(
-            loop=self._client.loop, with_results=True, raise_errors=False
-        )
+        self._arrived = SimpleQueue()
         yield from super().run(noted())
 
     def close(self) -> None:
@@ -197,36 +199,40 @@ class DaskBackend(ClusterBackend):
             )
         except Exception as error:  # ClosedClientError is of no public class
             raise self._gone(error) from error
-        self._done.add(future)
+        # as_completed never gives a future whose result is lost before it is fetched.
+        self._client.loop.add_callback(self._await, future, self._arrived)
         return future
 
-    def _collect(self, handles: Collection[Any]) -> list[tuple[Any, Back]]:
-        with self._done.thread_condition:
-            if not self._done.has_ready():
-                self._done.thread_condition.wait(0.1)
-        return [
-            (future, self._back(future, result))
-            for future, result in self._done.next_batch(block=False)
-        ]
+    async def _await(self, future: Any, arrived: SimpleQueue[tuple[Any, Any]]) -> None:
+        try:
+            (found,) = await self._client.gather([future], asynchronous=True)
+        except BaseException as error:  # CancelledError is none of Exception
+            found = error.with_traceback(None)  # which holds this frame, and the future
+        arrived.put((future, found))
 
-    def _back(self, future: Any, result: Any) -> Back:
-        if future.status == "finished":
-            found: tuple[int, Answer] | Lacking = result
-            return found
-        error = result[1] if isinstance(result, tuple) else result
-        if isinstance(error, CancelledError) or future.status in ("cancelled", "lost"):
-            raise self._gone(error)
-        if type(error).__name__ == "KilledWorker":
-            return Lost(f"worker {error.last_worker.address}")
-        if isinstance(error, ImportError | AttributeError) or "deserializ" in str(
-            error
+    def _collect(self, handles: Collection[Any]) -> list[tuple[Any, Back]]:
+        found = []
+        with contextlib.suppress(Empty):
+            found.append(self._arrived.get(timeout=0.1))
+            while True:
+                found.append(self._arrived.get_nowait())
+        return [(future, self._back(result)) for future, result in found]
+
+    def _back(self, result: Any) -> Back:
+        if isinstance(result, tuple | Lacking):
+            return result
+        if isinstance(result, CancelledError | asyncio.CancelledError):
+            raise self._gone(result)
+        if type(result).__name__ == "KilledWorker":
+            return Lost(f"worker {result.last_worker.address}")
+        if isinstance(result, ImportError | AttributeError) or "deserializ" in str(
+            result
         ):
-            return _cannot_import("of the cluster", error)
-        assert isinstance(error, Exception)
-        return error
+            return _cannot_import("of the cluster", result)
+        assert isinstance(result, Exception)
+        return result
 
     def _cancel(self, handles: Collection[Any]) -> None:
-        self._done.clear()
         if handles:
             futures = list(handles)
             briefly(lambda: self._client.cancel(futures, force=True))

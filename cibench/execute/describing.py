@@ -20,8 +20,7 @@ Place = tuple[str, str | None]
 
 def place_of(cell: Cell) -> Place:
     """What the facts of a cell's data set are kept under."""
-    dataset = cell.dataset
-    return str(dataset.given or dataset.spec), cell.embedding
+    return cell.dataset.place, cell.embedding
 
 
 @dataclass(frozen=True)

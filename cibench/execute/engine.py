@@ -282,11 +282,14 @@ class Engine:
         )
 
     def _leave_interrupted(self) -> None:
-        """Leave a record of every cell that was running."""
+        """Leave a record of every cell that was running, in place of no numbers."""
         answer = Answer(status="interrupted", reason="the run was interrupted")
         for at, title in self._begun.items():
-            if title in self._running:
-                self.folder.write(self._blank(self.cells[at], answer))
+            cell = self.cells[at]
+            if title in self._running and not self.known.is_ok(
+                cell, self.keys(cell).cell
+            ):
+                self.folder.write(self._blank(cell, answer))
 
     def _log(self, name: str, answer: Answer) -> str:
         return self.folder.write_log(name, answer.log) if answer.log else ""

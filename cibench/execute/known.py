@@ -13,7 +13,7 @@ from ..grid import Cell
 from ..results import CellRecord, RunFolder
 from ..results.record import decode, encode
 from .blank import cell_id
-from .finished import Finished, read_head
+from .finished import Finished, Head, read_head
 from .recorded import RecordCache, slot_of
 
 #: Words of `--rerun` and the statuses they stand for.
@@ -98,7 +98,18 @@ class Known:
         if self._records is not None:
             self._records.put(slot(cell), record.key, encode(record))
 
+    def is_ok(self, cell: Cell, key: str) -> bool:
+        """Whether the folder has the cell's numbers now, even if they were unwanted."""
+        head = self._head(cell, key)
+        return head is not None and head.status == "ok"
+
     def _in_folder(self, cell: Cell, key: str) -> Finished | None:
+        head = self._head(cell, key)
+        if head is None or head.status in self._again:
+            return None
+        return head.finished(cell.title, "folder")
+
+    def _head(self, cell: Cell, key: str) -> Head | None:
         path = self._folder.file(cell_id(cell, key))
         try:
             head = read_head(path.read_bytes())
@@ -109,6 +120,4 @@ class Known:
                 f"record {path.name} is damaged; it is computed again", stacklevel=2
             )
             return None
-        if head.key != key or head.status in self._again:
-            return None
-        return head.finished(cell.title, "folder")
+        return head if head.key == key else None

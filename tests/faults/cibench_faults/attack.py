@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
-from cibench import AbstractAttack, Criterion, Observation, Victim, hookimpl
 from torch import Tensor
+
+from cibench import AbstractAttack, Criterion, Observation, Victim, hookimpl
 
 from .deeds import DEEDS
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import torch
+
 from cibench import (
     AbstractDefense,
     Decision,
@@ -29,13 +31,16 @@ WRONG = {
 
 @final
 class _Center(FusionCenter):
-    def __init__(self, training: Training, deed: str) -> None:
+    def __init__(self, training: Training, deed: str, seconds: float) -> None:
         super().__init__()
+        self.seconds = seconds
         self.undefended = training.undefended
         self.deed = deed
 
     def decide(self, observation: Observation) -> Decision:
         DEEDS.get(self.deed, DEEDS["nothing"])()
+        if self.deed == "naps":
+            time.sleep(self.seconds / 2)  # a cell decides twice
         if self.deed == "writes-weights":
             for parameter in self.undefended.parameters():
                 parameter.data.add_(1)
@@ -56,6 +61,7 @@ class Faulty(AbstractDefense):
     Args:
         fit_deed: when fitted.
         deed: at every decision.
+        seconds: how long each cell naps, for `deed=naps`.
         number: tells equal ones apart.
     """
 
@@ -63,6 +69,7 @@ class Faulty(AbstractDefense):
 
     fit_deed: str = "nothing"
     deed: str = "nothing"
+    seconds: float = 0.1
     number: int = 0
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
@@ -76,7 +83,7 @@ class Faulty(AbstractDefense):
                 parameter.data.mul_(-1)
         if self.fit_deed == "none":
             return None  # type: ignore[return-value]
-        return _Center(training, self.deed)
+        return _Center(training, self.deed, self.seconds)
 
 
 @hookimpl
