@@ -1002,7 +1002,7 @@ def test_an_attack_that_fails_is_a_row_for_every_defense(hostile, run):
     boom = [r for r in records() if "boom" in r["cell"]]
     assert [r["status"] for r in boom] == ["failed", "failed"]
     assert {r["reason"].partition(" (")[0] for r in boom} == {
-        "refer: ValueError: no luck in data.bin"
+        "references: ValueError: no luck in data.bin"
     }
     assert boom[0]["attack"][0]["component"]["name"] == "boom"
     flip, failed = table.split("### ")[2], table.split("### ")[1]
@@ -1014,7 +1014,7 @@ def test_an_attack_that_fails_is_a_row_for_every_defense(hostile, run):
 def test_an_attack_that_asks_for_too_much_fails(hostile, run):
     run("-d", "none", attack="curious", code=1)
     reason = records()[0]["reason"]
-    assert reason.startswith("refer: KnowledgeError: Victim.logits: expected")
+    assert reason.startswith("references: KnowledgeError: Victim.logits: expected")
 
 
 def test_a_failure_in_a_real_process(install, monkeypatch):

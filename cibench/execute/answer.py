@@ -115,7 +115,8 @@ def _check_versions(task: Task) -> None:
         if wanted[name] and wanted[name] != found:
             raise VersionFault(
                 f"a worker has another {name}: expected {wanted[name]}, got {found};"
-                f" install the same version of {name} on every worker"
+                f" install the same version of {name} on every worker, and leave it as it"
+                " is while the run lasts"
             )
 
 

@@ -43,6 +43,10 @@ class Observer(Protocol):
         """Work began, or entered a phase."""
 
 
+#: What reasons call shared work.
+_SHARED = {"embed": "embedding", "refer": "references", "fit": "fit"}
+
+
 @dataclass(frozen=True)
 class Lost:
     """Shared work that failed, with the log of it."""
@@ -254,7 +258,7 @@ class Engine:
 
     def _failed_before(self, cell: Cell, lost: Lost) -> Finished:
         """A cell whose embedding, references or fit failed."""
-        reason = f"{lost.kind}: {lost.answer.reason}"
+        reason = f"{_SHARED[lost.kind]}: {lost.answer.reason}"
         answer = msgspec.structs.replace(lost.answer, reason=reason)
         record = msgspec.structs.replace(self._blank(cell, answer), log=lost.log)
         return self._keep(cell, record, "computed")
