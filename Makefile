@@ -13,7 +13,11 @@ PIP := $(BIN)/python -m pip
 WHEEL_PYTHON := $(WHEEL_VENV)/bin/python
 BASE := $(VENV)/.base-installed
 DEV := $(VENV)/.dev-installed
-PYTEST := --numprocesses $(JOBS) --benchmark-disable $(PYTEST_ARGS)
+PYTEST := --numprocesses $(JOBS) --dist loadgroup --benchmark-disable $(PYTEST_ARGS)
+# What whole grids do to whole machines is the same from a wheel; that the command, its
+# children and plugins work from one is tested with it.
+GRIDS := $(patsubst %,--ignore=tests/test_%.py,faults faults_dask kill_resume \
+same_numbers bad_surroundings backends)
 # The real ExtraSensory file, where there is one; tests that need it skip otherwise.
 DATA := $(abspath $(or $(CIBENCH_DATA),$(wildcard ../shared/data)))
 
@@ -62,7 +66,7 @@ wheel-test: wheel ## run the test suite against the wheel in an environment of i
 	[print(m.__file__) for m in (cibench, p)]; \
 	assert all('site-packages' in m.__file__ for m in (cibench, p))" \
 	&& $(if $(DATA),CIBENCH_DATA="$(DATA)") OMP_NUM_THREADS=1 \
-	"$$wheel/bin/pytest" -c pyproject.toml --import-mode=importlib $(PYTEST)
+	"$$wheel/bin/pytest" -c pyproject.toml --import-mode=importlib $(PYTEST) $(GRIDS)
 
 readme: $(DEV) ## run every command of README.md and docs/
 	$(BIN)/python tools/run_readme.py

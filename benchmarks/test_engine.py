@@ -119,7 +119,7 @@ def test_the_memory_of_the_main_process(benchmark, tmp_path):
     for cells in (200, 1000, 2000):
         place = Place(tmp_path / str(cells))
         place.folder.mkdir()
-        peaks[cells] = ran(place, cells)
+        peaks[cells] = ran(place, cells, "--json")
     benchmark.pedantic(lambda: None, rounds=1)
     benchmark.extra_info.update({str(k): v for k, v in peaks.items()})
     print("\n" + ", ".join(f"{k} cells: {v / 2**20:.0f} MiB" for k, v in peaks.items()))

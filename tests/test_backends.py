@@ -27,6 +27,9 @@ from cibench.grid import expand
 from cibench.registry import default_registry
 from helpers_backends import began, pretend, work
 
+#: One worker runs them all: what they share takes long to make.
+pytestmark = pytest.mark.xdist_group("backends")
+
 distributed = pytest.importorskip("distributed")
 
 

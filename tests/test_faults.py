@@ -16,6 +16,9 @@ from helpers_faults import (
 )
 from helpers_grid import Place
 
+#: One worker runs them all: what they share takes long to make.
+pytestmark = pytest.mark.xdist_group("faults")
+
 BACKENDS = {
     "serial": (ALL, ["-j", "1"]),
     "loky": (SOME, ["-j", "2", "--json"]),

@@ -5,6 +5,9 @@ import pytest
 from helpers_faults import CRASHING, SOME, cells_of, is_good, selection
 from helpers_grid import Place
 
+#: One worker runs them all: what they share takes long to make.
+pytestmark = pytest.mark.xdist_group("faults_dask")
+
 pytest.importorskip("distributed")
 
 

@@ -13,6 +13,9 @@ import pytest
 
 from helpers_grid import DATA, FAULTS, RECIPE, Place, until
 
+#: One worker runs them all: what they share takes long to make.
+pytestmark = pytest.mark.xdist_group("kill_resume")
+
 CELLS = 60
 GRID = [
     *("run", "--dataset", DATA, "--embedding", RECIPE, "--seeds", "4"),

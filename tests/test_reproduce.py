@@ -21,6 +21,9 @@ from cibench.results.record import decode
 from cibench.spec import resolved
 from helpers_report import failed, record
 
+#: One worker runs them all: what they share takes long to make.
+pytestmark = pytest.mark.xdist_group("reproduce")
+
 SET = "synthetic:agents=3,rank=2,samples=60,width=3"
 FAST = ("--seeds", "1", "--embedding", "identity:batch=10,epochs=3", "-q")
 COPUR = "synthetic--flip--copur"

@@ -8,6 +8,9 @@ from cibench import cli
 from cibench.execute.engine import Engine
 from helpers_grid import DATA, RECIPE, Place
 
+#: One worker runs them all: what they share takes long to make.
+pytestmark = pytest.mark.xdist_group("same_numbers")
+
 GRID = [
     *("-d", "none", "-d", "norm-clip", "-d", "manifold-projection"),
     *("-d", "randomized-smoothing:draws=100,selection=20"),

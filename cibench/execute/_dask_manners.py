@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import json
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,12 @@ def address_in(path: Path, wait: float) -> str:
                     f" (dask scheduler --scheduler-file), got {in_line(error)}"
                 ) from error
         time.sleep(0.1)
+
+
+def dask_setup(worker: object) -> None:
+    """Leave Ctrl-C to the main process: Dask calls this in workers that preload it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def greet(address: str, seconds: float) -> None:

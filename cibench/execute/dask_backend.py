@@ -27,7 +27,15 @@ from ._cluster import (
     check_wait,
     checked_options,
 )
-from ._dask_manners import FAREWELL, address_in, briefly, greet, in_line, quiet
+from ._dask_manners import (
+    FAREWELL,
+    address_in,
+    briefly,
+    dask_setup,
+    greet,
+    in_line,
+    quiet,
+)
 from ._remote import About, Lacking, Parcel, about, do, end, sees
 from .channel import DaskListener, Event
 from .perform import Work
@@ -128,6 +136,7 @@ class DaskBackend(ClusterBackend):
                 scheduler_kwargs={"dashboard": False},
                 memory_limit=0,  # of a cell: --memory
                 silence_logs=logging.CRITICAL + 1,
+                preload=[dask_setup.__module__],
                 env={"DASK_LOGGING__DISTRIBUTED": "critical"},
             )
             opened.callback(briefly, lambda: cluster.close(timeout=FAREWELL))
