@@ -116,9 +116,12 @@ class AbstractAttack(ABC):
         )
         fits = isinstance(result, Observation) and result.layout == observation.layout
         if not fits or len(result) != len(observation):
+            got = type(result).__name__
+            if fits:
+                got = f"one of {len(result)} samples"
             raise ContractError(
                 f"attack {self.name}: expected an Observation of {len(observation)}"
-                f" samples and the same layout from run, got {type(result).__name__}"
+                f" samples and the same layout from run, got {got}"
             )
         features = observation.features
         if self.may_corrupt:

@@ -99,6 +99,12 @@ class FusionCenter(nn.Module, ABC):
                 f"{type(self).__name__}.decide: expected a Decision, got"
                 f" {type(decision).__name__}"
             )
+        kind = getattr(decision.logits, "dtype", type(decision.logits).__name__)
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+            raise ContractError(
+                f"{type(self).__name__}.decide: expected logits in floating point, got"
+                f" {kind}"
+            )
         if decision.logits.ndim != 2 or len(decision.logits) != len(observation):
             raise ContractError(
                 f"{type(self).__name__}.decide: expected logits of shape"

@@ -54,3 +54,8 @@ def _first(path):
 def began(folder, number):
     """How often a work was begun."""
     return len(list(folder.glob(f"began-{number}-*")))
+
+
+def kept(dask_worker):
+    """How many works a Dask worker knows of."""
+    return len(dask_worker.state.tasks)

@@ -330,17 +330,26 @@ def test_a_worker_without_cibench_is_named(cluster, pretending, tmp_path):
 
 
 def test_leaving_a_run_cancels_what_waits(cluster, pretending, tmp_path):
-    with dask_on(cluster, tmp_path) as backend:
+    def all_began():
+        return sum(began(tmp_path, i) for i in range(1, 9))
+
+    with (
+        distributed.Client(cluster, set_as_default=False) as client,
+        dask_on(cluster, tmp_path) as backend,
+    ):
         given = [work(0, "ok", folder=tmp_path)]
         given += [work(i, "wait", folder=tmp_path) for i in range(1, 9)]
         answers = backend.run(given)
-        assert next(answers)[0] == 0
-        eventually(lambda: began(tmp_path, 1) and began(tmp_path, 2))
-        answers.close()
-        (tmp_path / "go").touch()
-    with distributed.Client(cluster, set_as_default=False) as client:
-        eventually(lambda: not any(client.processing().values()))
-    assert sum(began(tmp_path, i) for i in range(9)) == 3
+        try:
+            assert next(answers)[0] == 0
+            eventually(lambda: all_began() == 2)
+            answers.close()
+            # Only what runs is left on the workers.
+            eventually(lambda: max(client.run(helpers_backends.kept).values()) == 1)
+        finally:
+            (tmp_path / "go").touch()
+        eventually(lambda: not any(client.run(helpers_backends.kept).values()))
+    assert all_began() == 2
 
 
 @pytest.fixture

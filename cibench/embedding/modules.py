@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,11 @@ def mlp(
     """
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
-        # Not `nn.Linear(...)`: that would draw from the global generator.
-        skip_init: Any = nn.utils.skip_init
-        linear: nn.Linear = skip_init(nn.Linear, fan_in, fan_out)
+        # Without values: `nn.Linear(...)` alone would draw from the global generator, and
+        # `nn.utils.skip_init` imports sympy, which takes longer than a small cell.
+        linear = nn.Linear(fan_in, fan_out, device="meta")
+        linear.weight = nn.Parameter(torch.empty(fan_out, fan_in))
+        linear.bias = nn.Parameter(torch.empty(fan_out))
         with torch.no_grad():
             bound = (3.0 / ((fan_in + fan_out) / 2 if glorot else fan_in)) ** 0.5
             linear.weight.uniform_(-bound, bound, generator=generator)
