@@ -22,7 +22,23 @@ def source_hash(module: str) -> str:
     assert top.__file__ is not None
     path = Path(top.__file__)
     packaged = hasattr(top, "__path__")
-    return _hash_files(sorted(path.parent.rglob("*.py")) if packaged else [path])
+    return _hash_files(
+        sorted(path.parent.rglob("*.py")) if packaged else _siblings(module, path)
+    )
+
+
+def _siblings(module: str, path: Path) -> list[Path]:
+    """A module without a package, and the others its distribution brings beside it."""
+    import importlib.metadata
+
+    names = {module}
+    for distribution in importlib.metadata.packages_distributions().get(module, []):
+        listed = importlib.metadata.distribution(distribution).read_text(
+            "top_level.txt"
+        )
+        names |= set((listed or "").split())
+    found = {path.parent / f"{name}.py" for name in names if name.isidentifier()}
+    return sorted({path, *(each for each in found if each.is_file())})
 
 
 #: Parts of the harness that come before or after the numbers.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .._errors import UsageError
+from .._errors import UnknownPluginError, UsageError
 from ..execute.engine import Engine
 from ..execute.known import RERUN, Known
 from ..execute.settings import Settings
@@ -104,8 +104,21 @@ def prepared(
     Raises:
         UsageError, EmptySelectionError, EnvironmentFault: something in it is wrong.
     """
+    # Before any process starts: children find plugin files as this process does.
+    if asked.params["plugin_files"]:
+        from ..execute.ship import add_file
+
+        for path in asked.params["plugin_files"]:
+            add_file(path)
     with session(execution, settings) as opened:
-        chosen = choose(asked)
+        try:
+            chosen = choose(asked)
+        except UnknownPluginError as error:
+            if asked.params.get("resume") is None or asked.params["plugin_files"]:
+                raise
+            raise UnknownPluginError(
+                f"{error}; if it came from a file, add --plugin FILE"
+            ) from error
         check_rerun(rerun, chosen.cells)
         if execution.backend in ("serial", "loky"):
             check_device(settings.device)

@@ -75,7 +75,7 @@ class Session:
     `on_event` may be set at any time; events before that are dropped.
     """
 
-    def __init__(self, execution: Execution, settings: Settings, plugins: bool) -> None:
+    def __init__(self, execution: Execution, settings: Settings) -> None:
         self.settings = settings
         self.on_event: Callable[[Event], None] = lambda event: None
         self.run = secrets.token_hex(6)
@@ -136,9 +136,7 @@ class Session:
 
 
 @contextmanager
-def session(
-    execution: Execution, settings: Settings, *, plugins: bool = True
-) -> Iterator[Session]:
+def session(execution: Execution, settings: Settings) -> Iterator[Session]:
     """An open session; without a cache, artifacts are kept for as long as it lasts."""
     temporary = None
     if settings.cache is None:
@@ -148,7 +146,7 @@ def session(
         settings = msgspec.structs.replace(settings, cache=temporary)
     opened = None
     try:
-        opened = Session(execution, settings, plugins)
+        opened = Session(execution, settings)
         with opened.backend:
             yield opened
     finally:

@@ -93,6 +93,6 @@ def sees(path: str) -> bool:
 
 def end(runs: tuple[str, ...]) -> None:
     """End what this process does, and remove what it keeps, for runs that are over."""
-    close_children()
     for run in runs:
+        close_children(run)
         release(run)

@@ -54,13 +54,19 @@ class Artifacts:
         """Names of artifacts below the folder."""
         return tuple(map(_name, keys))
 
-    def bring(self, embedding: str, artifacts: Mapping[str, bytes]) -> None:
-        """Store artifacts that came from a worker; later tasks get them too."""
+    def bring(self, embedding: str, own: str, artifacts: Mapping[str, bytes]) -> None:
+        """Store artifacts that came from a worker.
+
+        Args:
+            own: key of the task's artifact; others it made, such as manifolds, may serve
+                every later task of the embedding.
+        """
         for name, content in artifacts.items():
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)
-            self._brought.setdefault(embedding, set()).add(name)
+            if name != _name(own):
+                self._brought.setdefault(embedding, set()).add(name)
 
     def content(self, keys: CellKeys) -> dict[str, bytes]:
         """What a worker without the folder needs for a cell, as far as it is there."""

@@ -49,7 +49,7 @@ class Described:
         alone = bool(faulty) and all(place_of(cell) in faulty for cell in whole)
         for place, cell in faulty.items():
             if cell.dataset.typed or alone:
-                raise error_of(self.faults[place])
+                raise error_of(self.faults[place], place[0])
         # One cell for each data set and attack: a grid has many more.
         tried = {
             (place_of(cell), cell.attack_spec): cell
@@ -121,11 +121,19 @@ def describe(
     return found
 
 
-def error_of(answer: Answer) -> CibenchError:
-    """The error an answer tells of, of its own class."""
+def error_of(answer: Answer, dataset: str = "") -> CibenchError:
+    """The error an answer tells of, of its own class.
+
+    Args:
+        dataset: spec of the data set that was looked at, if it was that.
+    """
     if answer.fault:
         return _class(answer.fault)(answer.reason)
-    return _errors.PluginError(f"a data set plugin: {answer.status}: {answer.reason}")
+    limits = answer.status in ("timeout", "out-of-memory")
+    return _errors.PluginError(
+        f"data set {dataset}: expected it to load, got {answer.status}: {answer.reason}"
+        + ("; raise --timeout or --memory" if limits else "")
+    )
 
 
 def _class(name: str) -> type[CibenchError]:

@@ -207,7 +207,7 @@ class Engine:
             one, cell = wanted[number], self.cells[wanted[number].at]
             if answer.fault:
                 raise error_of(answer)
-            self._artifacts.bring(self.keys(cell).embedding, answer.artifacts)
+            self._artifacts.bring(self.keys(cell).embedding, one.key, answer.artifacts)
             self.history.add(one.kind, cell, answer)
             if answer.status != "ok":
                 log = self._log(f"{one.kind}-{one.key[:16]}", answer)

@@ -67,7 +67,8 @@ class Work:
 
 
 _local = threading.local()
-_children: list[Child] = []
+#: Children with their run and the thread they serve.
+_children: list[tuple[str, threading.Thread, Child]] = []
 _watched: set[int] = set()
 
 
@@ -101,11 +102,22 @@ def start_early(context: Context, threads: int) -> None:
         _child(context, threads).start()
 
 
-def close_children() -> None:
-    """End the children of every thread of this process."""
-    while _children:
-        _children.pop().close()
-    _local.__dict__.clear()
+def close_children(run: str = "") -> None:
+    """End the children of every thread of this process, or those of one run."""
+    for each in list(_children):
+        if not run or each[0] == run:
+            _children.remove(each)
+            each[2].close()
+    if not run:
+        _local.__dict__.clear()
+
+
+def _close_orphans() -> None:
+    """End the children of threads that are no more."""
+    for each in list(_children):
+        if not each[1].is_alive():
+            _children.remove(each)
+            each[2].close()
 
 
 def _here(task: Task, report: Callable[[Event], None]) -> Answer:
@@ -159,6 +171,8 @@ def _child(context: Context, threads: int) -> Child:
         return child
     if kept is not None:
         kept[1].close()
+        _children[:] = [each for each in _children if each[2] is not kept[1]]
+    _close_orphans()
     environment = {}
     if context.bundles:
         from .ship import unpack
@@ -170,7 +184,7 @@ def _child(context: Context, threads: int) -> Child:
     )
     if not _children:
         atexit.register(close_children)
-    _children.append(child)
+    _children.append((context.run, threading.current_thread(), child))
     _local.child = ((context.run, threads), child)
     return child
 
