@@ -200,10 +200,14 @@ def cluster(place, **more):
             assert until(file.exists)
         yield ["--backend", "dask", "--backend-opt", f"scheduler_file={file}"]
     finally:
+        # The worker first: one that has lost its scheduler looks for it for a while.
         for process in reversed(begun):
             process.send_signal(signal.SIGTERM)
-        for process in begun:
-            process.wait(30)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def test_a_scheduler_that_cannot_be_reached(tmp_path):
