@@ -52,6 +52,7 @@ class AgentDataset:
         recipe: name of the recommended embedding recipe (`cibench.embedding.RECIPES`).
         citation, licence: where the data come from and on what terms.
         time_series: whether neighbouring samples are correlated in time.
+        personal: whether the data are of persons, so that embeddings are not published.
         test_statistics: whether features were standardized with test-split statistics.
         notes: facts a reader of a result should know, one line each.
 
@@ -70,6 +71,7 @@ class AgentDataset:
     citation: str
     licence: str
     time_series: bool = False
+    personal: bool = False
     test_statistics: bool = False
     notes: tuple[str, ...] = field(default=())
 

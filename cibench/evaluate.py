@@ -19,9 +19,11 @@ from .embedding import Training
 from .embedding.train import mean_features
 from .manifold import recovery_error
 from .metrics import balanced_accuracy, majority_share, proportion
+from .observation import Observation
 from .references import References, decide, predictions
 from .results import Metrics, Outcomes, Proportion, Timings
 from .scenario import Cost, Draw, Scenario, set_names
+from .witness import witness_tensors
 
 #: Statuses of a solver that did what was asked: converged, no agents, fixed steps.
 _SETTLED = (0, 3, 4)
@@ -37,6 +39,8 @@ class Worst:
     compromised: Tensor | None = None
     recovery: Tensor | None = None
     status: Tensor | None = None
+    features: Tensor | None = None
+    observed: Tensor | None = None
     correct: list[int] = field(default_factory=list)
     reached: Tensor | None = None
     """Samples whose prediction under some draw is the adversary's target."""
@@ -48,6 +52,7 @@ class Worst:
         counted: Tensor,
         recovery: Tensor | None = None,
         status: Tensor | None = None,
+        sent: Observation | None = None,
     ) -> None:
         """Take in the decisions under one more draw."""
         right = prediction == self.labels
@@ -70,6 +75,11 @@ class Worst:
         self.compromised = merged(self.compromised, draw.compromised)
         self.recovery = merged(self.recovery, recovery)
         self.status = merged(self.status, status)
+        if sent is not None:
+            own = sent.layout.expand(draw.compromised)
+            values = torch.where(own, sent.features, torch.zeros_like(sent.features))
+            self.features = merged(self.features, values)
+            self.observed = merged(self.observed, sent.observed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +92,8 @@ class Evaluation:
     fitted: dict[str, float | int | str]
     transfer_breaks: float | None
     unusable_gradients: float | None
+    witness: dict[str, Tensor]
+    """What the fusion center received where agents are compromised: see `witness`."""
     undefended: bool
     """Whether the fusion center is the undefended one, which `fusion` attacks know."""
 
@@ -146,7 +158,7 @@ def evaluate(
         recovery = None
         if decision.purified is not None:
             recovery = recovery_error(decision.purified, scenario.clean, mean)
-        worst.add(predictions(decision), draw, counted, recovery, decision.status)
+        worst.add(predictions(decision), draw, counted, recovery, decision.status, sent)
         if not same:
             transferred, _ = decide(deployed, references.observations[index])
             transfer_worst.add(predictions(transferred), draw, counted)
@@ -231,6 +243,7 @@ def evaluate(
         fitted=fusion_center.facts,
         transfer_breaks=transfer_breaks,
         unusable_gradients=cost.unusable / cost.gradients if cost.gradients else None,
+        witness=witness_tensors(worst.features, worst.observed, worst.compromised),
         undefended=_same_model(fusion_center, training.undefended),
     )
 

@@ -608,7 +608,7 @@ def test_smoothed_copur_radius_is_around_the_purified_features():
         head, sigma=0.7, draws=2000, selection=0.7 * normal(100, 12, seed=1)
     )
     observation = copur_input(layout, samples=40)
-    radius, chosen = center.radius(observation)
+    radius, chosen = center.purified_radius(observation)
     margin = distance(center(observation).purified)
     assert (radius <= margin.abs()).all()
     limit = center.facts["largest_radius"]

@@ -65,7 +65,7 @@ class Prepared:
         return Engine(
             cells=self.chosen.cells,
             described=self.described,
-            known=Known(folder, records, rerun),
+            known=Known(folder, records, rerun, witnesses=opened.settings.witnesses),
             settings=opened.settings,
             folder=folder,
             backend=opened.backend,
@@ -88,6 +88,7 @@ def settings_of(asked: Wanted, cache: Path | None) -> Settings:
         cache=cache,
         threads=params["threads"],
         samples=asked.samples,
+        witnesses=bool(params.get("witnesses")),
     )
 
 

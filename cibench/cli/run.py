@@ -34,6 +34,11 @@ from ._options import computation, execution, selection, typed_names
     help="Compute again: failed, timeout, killed, out-of-memory, all, or the cells of a"
     " plugin by name; repeatable.",
 )
+@click.option(
+    "--witnesses",
+    is_flag=True,
+    help="Keep what each attack sent, so that anyone can score it again (see submit).",
+)
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep artifacts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 @click.option(

@@ -91,7 +91,8 @@ def _done(task: Task, phase: Callable[[str, int, int], None]) -> Answer:
     elif task.kind == "fit":
         runner.fit(cell)
     else:
-        return Answer(record=encode(runner.evaluate(cell)))
+        record, witness = runner.evaluate(cell)
+        return Answer(record=encode(record), witness=witness)
     return Answer()
 
 

@@ -23,6 +23,7 @@ UNKNOWN = DatasetFacts(
     classes=[],
     notes=[],
     time_series=False,
+    personal=False,
     test_statistics=False,
     samples=0,
     embedding={},
@@ -63,6 +64,7 @@ def blank_record(
         environment=facts.environment,
         device=device,
         time_series=facts.time_series,
+        personal=facts.personal,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

@@ -251,6 +251,8 @@ class Engine:
             log=self._log(record.cell, answer),
             notes=[*record.notes, *stray],
         )
+        if answer.witness is not None:
+            self.folder.write_witness(record.cell, answer.witness)
         done = self._keep(cell, record, "computed")
         if record.status == "ok":
             self.known.remember(cell, record)  # the run's own folder comes first

@@ -36,12 +36,19 @@ class Known:
     Args:
         rerun: what to compute again: `all`, a word of `RERUN`, or names of plugins.
         cache: folder of the cached records; None uses none.
+        witnesses: whether a cell counts only with its witness, which caches do not have.
     """
 
     def __init__(
-        self, folder: RunFolder, cache: Path | None, rerun: Sequence[str] = ()
+        self,
+        folder: RunFolder,
+        cache: Path | None,
+        rerun: Sequence[str] = (),
+        *,
+        witnesses: bool = False,
     ) -> None:
         self._folder = folder
+        self._witnesses = witnesses
         self._rerun = frozenset(rerun)
         self._again = {s for word in rerun for s in RERUN.get(word, ())}
         self._again.add("interrupted")
@@ -70,7 +77,7 @@ class Known:
                 return found
         if self._records is None or not self._records.has(slot(cell), key):
             return None
-        content = self._records.get(slot(cell), key)
+        content = None if self._witnesses else self._records.get(slot(cell), key)
         return None if content is None else decode(content)
 
     def where(self, cell: Cell, key: str) -> Literal["folder", "cache"] | None:
@@ -82,7 +89,8 @@ class Known:
             return None
         if cell_id(cell, key) in self._there and self._in_folder(cell, key):
             return "folder"
-        if self._records is not None and self._records.has(slot(cell), key):
+        cached = self._records is not None and self._records.has(slot(cell), key)
+        if cached and not self._witnesses:
             return "cache"
         return None
 
@@ -106,6 +114,9 @@ class Known:
     def _in_folder(self, cell: Cell, key: str) -> Finished | None:
         head = self._head(cell, key)
         if head is None or head.status in self._again:
+            return None
+        kept = not self._witnesses or self._folder.witness(head.cell).exists()
+        if head.status == "ok" and not kept:
             return None
         return head.finished(cell.title, "folder")
 

@@ -37,6 +37,7 @@ class Loader:
                 classes=list(dataset.class_names),
                 notes=list(dataset.notes),
                 time_series=dataset.time_series,
+                personal=dataset.personal,
                 test_statistics=dataset.test_statistics,
                 samples=len(dataset.test),
                 embedding=resolved(self.recipe(cell, dataset)),

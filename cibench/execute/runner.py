@@ -13,6 +13,7 @@ import msgspec
 import torch
 
 from .._errors import UsageError
+from ..certificates import certificates
 from ..defense import FusionCenter
 from ..embedding import Training, prepare
 from ..embedding.training import stored
@@ -25,6 +26,7 @@ from ..references import References, refer, reference_tensors, references_from
 from ..results import CellRecord
 from ..results.record import decode, encode
 from ..scenario import Scenario
+from ..witness import packed
 from .blank import blank_record
 from .describe import attack_parts, median_norms
 from .keys import Keys
@@ -103,8 +105,12 @@ class Runner:
         with guarded(training, cell.defense.entry.name):
             self._fit_tensors(cell, training)
 
-    def evaluate(self, cell: Cell) -> CellRecord:
-        """Compute a cell; whatever a plugin raises comes through."""
+    def evaluate(self, cell: Cell) -> tuple[CellRecord, bytes | None]:
+        """Compute a cell; whatever a plugin raises comes through.
+
+        Returns:
+            The record, and the witness if the settings ask for one.
+        """
         training, clean = self._prepared(cell)
         scenario = self._scenario(cell, training, clean)
         references = self._referred(cell, training, scenario)
@@ -123,12 +129,14 @@ class Runner:
                 fit_seconds=seconds,
                 report=lambda phase: self.report(phase, 0, 0),
             )
+            proved = certificates(fusion_center, scenario)
         finished = msgspec.structs.replace(
             record,
             inputs=self.keys.inputs(cell, facts),
             metrics=found.metrics,
             outcomes=found.outcomes,
             timings=found.timings,
+            certificates=proved,
             fitted=dict(found.fitted),
         )
         # What a defense reports about itself may not survive JSON.
@@ -142,7 +150,10 @@ class Runner:
             oracle=cell.defense.configured.capabilities.needs_corrupted_agents,
             undefended=found.undefended,
         )
-        return msgspec.structs.replace(finished, flags=list(flags))
+        finished = msgspec.structs.replace(finished, flags=list(flags))
+        if not self.settings.witnesses:
+            return finished, None
+        return finished, packed(finished, found.witness)
 
     def _scenario(
         self, cell: Cell, training: Training | None, clean: Observation | None

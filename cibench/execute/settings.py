@@ -21,6 +21,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             many cores a machine has.
         samples: test samples to use at most, which marks the records partial; None uses
             all of them.
+        witnesses: whether to keep what each attack sent; it changes no number.
     """
 
     device: str = "cpu"
@@ -28,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache: Path | None = None
     threads: int = 1
     samples: int | None = None
+    witnesses: bool = False
 
     @property
     def device_class(self) -> str:

@@ -89,6 +89,7 @@ class DatasetFacts(_Base, frozen=True, kw_only=True):
     classes: list[str]
     notes: list[str]
     time_series: bool
+    personal: bool
     test_statistics: bool
     samples: int
     """Test samples that are used."""
@@ -135,6 +136,7 @@ class Answer(_Base, frozen=True, kw_only=True):
         fault: name of the error's class where the surroundings or the command are to
             blame rather than the cell, so that the run cannot go on.
         record: the cell's record as JSON.
+        witness: what the attack sent, where that was asked for.
         facts: what `describe` found.
         seconds: wall time.
         peak_memory: bytes resident at most, where measured.
@@ -147,6 +149,7 @@ class Answer(_Base, frozen=True, kw_only=True):
     reason: str = ""
     fault: str = ""
     record: bytes | None = None
+    witness: bytes | None = None
     facts: DatasetFacts | None = None
     seconds: float = 0.0
     peak_memory: int | None = None

@@ -58,6 +58,20 @@ class RunFolder:
                 if entry.name.endswith(".json") and not entry.name.startswith(".")
             }
 
+    def witness(self, cell: str) -> Path:
+        """Where what a cell's attack sent is, if that was kept."""
+        return self.path / "witnesses" / f"{cell}.safetensors"
+
+    def write_witness(self, cell: str, content: bytes) -> None:
+        """Store what a cell's attack sent.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        path = self.witness(cell)
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, content)
+
     def write_log(self, name: str, content: bytes) -> str:
         """Store what a cell printed; give the path relative to the folder.
 

@@ -125,6 +125,22 @@ class Outcomes(_Base, frozen=True, kw_only=True):
     solver_status: list[int] | None
 
 
+class Certificate(_Base, frozen=True, kw_only=True):
+    """What is proved of a defense's decisions on clean embeddings, per test sample.
+
+    A certified sample counts if its clean decision is right: accuracies at a radius follow
+    from `Outcomes.clean` and these radii. Never to be mixed with accuracy under attack.
+    """
+
+    kind: Literal["agents", "l2"]
+    """`agents`: any that many agents may send anything or nothing. `l2`: the heard features
+    may move by less than that distance, jointly, in the units of the embedding."""
+    radius: list[float]
+    """Per sample the largest certified radius; 0 where nothing is certified."""
+    confidence: float
+    """Chance that one sample's radius is right: 1 for a proof without chance."""
+
+
 class CellRecord(_Base, frozen=True, kw_only=True):
     """One cell: scenario x defense x repetition."""
 
@@ -157,12 +173,16 @@ class CellRecord(_Base, frozen=True, kw_only=True):
     metrics: Metrics | None = None
     timings: Timings | None = None
     outcomes: Outcomes | None = None
+    certificates: list[Certificate] = []
+    """Of cells in which no agent is compromised: certificates speak of clean embeddings."""
     flags: list[str] = []
     notes: list[str] = []
     environment: dict[str, str]
     device: str
     time_series: bool = False
     """Whether neighbouring test samples are correlated in time."""
+    personal: bool = False
+    """Whether the data are of persons: their embeddings are not for publication."""
     created: str
 
 

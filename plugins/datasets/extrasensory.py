@@ -155,6 +155,7 @@ class ExtraSensory(AbstractDataset):
             citation=self.citation,
             licence="CC BY-NC-SA 4.0 (data about persons; not shipped)",
             time_series=True,
+            personal=True,
             test_statistics=self.standardize == "paper",
             notes=self._notes(splits, layout),
         )

@@ -71,6 +71,7 @@ class Smoother(nn.Module):
         """The noise in the features' own units, and the largest radius it can certify."""
         facts: dict[str, float | int | str] = {"sigma": self.sigma}
         if self.selection is not None:
+            facts["alpha"] = self.alpha
             facts["largest_radius"] = certify.largest_radius(
                 len(self.bank), sigma=self.sigma, alpha=self.alpha
             )

@@ -67,7 +67,7 @@ class _SmoothedCoPur(PurifyingFusionCenter):
             purified = true + (purified - purified.detach())
         return self.smoother.surrogate(purified, _all(observation))
 
-    def radius(self, observation: Observation) -> tuple[Tensor, Tensor]:
+    def purified_radius(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """CERTIFY of Cohen et al.: how far the purified features may move, jointly.
 
         Returns:
