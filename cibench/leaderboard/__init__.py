@@ -1,0 +1,1 @@
+"""The leaderboard: reviewed records to boards, pages and figures; no torch."""
