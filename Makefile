@@ -14,10 +14,12 @@ WHEEL_PYTHON := $(WHEEL_VENV)/bin/python
 BASE := $(VENV)/.base-installed
 DEV := $(VENV)/.dev-installed
 PYTEST := --numprocesses $(JOBS) --dist loadgroup --benchmark-disable $(PYTEST_ARGS)
-# What whole grids do to whole machines is the same from a wheel; that the command, its
-# children and plugins work from one is tested with it.
-GRIDS := $(patsubst %,--ignore=tests/test_%.py,faults faults_dask kill_resume \
-same_numbers bad_surroundings backends)
+# From a wheel: what can differ there, the command, its children, plugins found by entry
+# points, and the files that travel with the packages. The rest is the same code.
+FROM_WHEEL := $(patsubst %,tests/test_%.py,attack_contract child cli cli_data cli_suites \
+dataset_mfeat defenses_all doctests exported_members leaderboard_cli leaderboard_site \
+packaging plugin_option records registry report startup study submission \
+third_party_wheel)
 # The real ExtraSensory file, where there is one; tests that need it skip otherwise.
 DATA := $(abspath $(or $(CIBENCH_DATA),$(wildcard ../shared/data)))
 
@@ -52,9 +54,9 @@ wheel: $(DEV) ## build the source distribution, and the wheel from it, into dist
 	ls -l dist
 	rm -rf build cibench.egg-info
 
-# The suite runs in a copy of the tree without the packages, so that only the installed
+# Tests run in a copy of the tree without the packages, so that only the installed
 # wheel can be imported; the console script keeps the current directory off sys.path.
-wheel-test: wheel ## run the test suite against the wheel in an environment of its own
+wheel-test: wheel ## test the wheel in an environment of its own
 	rm -rf $(WHEEL_VENV)
 	$(PYTHON) -m venv $(WHEEL_VENV)
 	$(WHEEL_PYTHON) -m pip install -qq -c constraints.txt "$$(echo dist/*.whl)[test]"
@@ -66,7 +68,7 @@ wheel-test: wheel ## run the test suite against the wheel in an environment of i
 	[print(m.__file__) for m in (cibench, p)]; \
 	assert all('site-packages' in m.__file__ for m in (cibench, p))" \
 	&& $(if $(DATA),CIBENCH_DATA="$(DATA)") OMP_NUM_THREADS=1 \
-	"$$wheel/bin/pytest" -c pyproject.toml --import-mode=importlib $(PYTEST) $(GRIDS)
+	"$$wheel/bin/pytest" -c pyproject.toml --import-mode=importlib $(PYTEST) $(FROM_WHEEL)
 
 readme: $(DEV) ## run every command of README.md and docs/
 	$(BIN)/python tools/run_readme.py

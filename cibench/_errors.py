@@ -11,6 +11,7 @@ CibenchError                 exit 70 (a bug in the harness unless a subclass say
 │   ├── PluginError          a requested plugin cannot be loaded
 │   ├── DataError            a data file is absent, damaged or not as documented
 │   └── OutputError          results cannot be written or read
+├── SubmissionError          exit 4   a submission is refused
 ├── EmptySelectionError      exit 5   the selection matches no cell
 └── ContractError            exit 1   a plugin broke its contract: the cell fails
     └── KnowledgeError       an attack asked for more than its threat model grants
@@ -18,6 +19,8 @@ CibenchError                 exit 70 (a bug in the harness unless a subclass say
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class CibenchError(Exception):
@@ -64,6 +67,20 @@ class DataError(EnvironmentFault):
 
 class OutputError(EnvironmentFault):
     """Results cannot be written to, or read from, the given place."""
+
+
+class SubmissionError(CibenchError):
+    """A submission is refused: its structure, or what it claims, is not as it must be.
+
+    Args:
+        findings: everything that is wrong, a sentence each, where several things are.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, findings: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings) or (message,)
 
 
 class EmptySelectionError(CibenchError):

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cibench._errors import UsageError
-from cibench.spec import Spec
+from cibench.registry import default_registry
+from cibench.spec import Spec, canonical
 from cibench.study import Study, StudyPart, StudyRun, belongs
 from cibench.suites import load_suite, read_study, study_of, suite_names
 
@@ -297,14 +298,38 @@ LABELS = (
 )  # fmt: skip
 
 
-def test_the_five_experiments_are_shipped():
-    assert suite_names() == [
-        "copur-figure2a", "copur-figure2b", "copur-figure3", "copur-table1",
-        "copur-table2",
-    ]  # fmt: skip
+PAPER = [
+    "copur-figure2a", "copur-figure2b", "copur-figure3", "copur-table1", "copur-table2",
+]  # fmt: skip
 
 
-@pytest.fixture(params=suite_names())
+def test_the_papers_five_experiments_and_the_standard_suite_are_shipped():
+    assert suite_names() == [*PAPER, "standard"]
+
+
+def test_the_standard_suite_has_every_kind_of_attack_and_speaks_for_no_paper():
+    suite = load_suite("standard")
+    (protocol,) = suite.protocols
+    assert suite.seeds == 5
+    assert protocol.datasets == ["mfeat", "synthetic", "extrasensory"]
+    assert not suite.claims
+    assert not suite.published
+    registry = default_registry()
+    own = [e for e in registry.entries if e.distribution == "cibench"]
+    attacks = [Spec.parse(scenario.attack) for scenario in suite.scenarios]
+    # A witness is brought by whoever has one.
+    assert {a.name for a in attacks} | {"witness"} == {
+        e.name for e in own if e.kind == "attack"
+    }
+    assert {Spec.parse(spec).name for spec in protocol.defenses.values()} == {
+        e.name for e in own if e.kind == "defense"
+    }
+    # Boards look attacks up by their canonical specs.
+    for spec in attacks:
+        assert canonical(registry.configure("attack", spec)) == str(spec)
+
+
+@pytest.fixture(params=PAPER)
 def suite(request):
     return load_suite(request.param)
 

@@ -21,7 +21,11 @@ VERBS = {
     "show": "Show the table of a finished run, or one cell's record.",
     "reproduce": "Run one cell again and compare.",
     "merge": "Put several runs into one folder.",
+    "compare": "Compare two runs cell by cell.",
     "report": "Report a finished run: tables, intervals, claims, figures.",
+    "submit": "Make a bundle of a run, for a leaderboard.",
+    "verify": "Check a submission: counts, witnesses, cells.",
+    "leaderboard": "Build, check and extend published boards.",
     "cache": "List, explain and tidy up the cache.",
     "schema": "Print the JSON Schema of a cell's record.",
 }
@@ -92,8 +96,8 @@ def main() -> None:
 def invoke(arguments: list[str]) -> int:
     """Run the command line; return the exit code, the reason on standard error.
 
-    0 all well; 1 a cell failed; 2 usage; 3 surroundings; 4 a cell is not reproduced; 5
-    nothing selected; 70 a bug in cibench; 130 interrupted.
+    0 all well; 1 a cell failed; 2 usage; 3 surroundings; 4 not reproduced, stale or
+    refused; 5 nothing selected; 70 a bug in cibench; 130 interrupted.
     """
     try:
         code = group.main(arguments, prog_name="cibench", standalone_mode=False)

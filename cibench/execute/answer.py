@@ -90,6 +90,8 @@ def _done(task: Task, phase: Callable[[str, int, int], None]) -> Answer:
         runner.refer(cell)
     elif task.kind == "fit":
         runner.fit(cell)
+    elif task.kind == "replay":
+        return Answer(decisions=runner.replay(cell, task.witness))
     else:
         record, witness = runner.evaluate(cell)
         return Answer(record=encode(record), witness=witness)

@@ -292,9 +292,8 @@ class Engine:
         answer = Answer(status="interrupted", reason="the run was interrupted")
         for at, title in self._begun.items():
             cell = self.cells[at]
-            if title in self._running and not self.known.is_ok(
-                cell, self.keys(cell).cell
-            ):
+            done = self.known.is_ok(cell, self.keys(cell).cell)
+            if title in self._running and not done:
                 self.folder.write(self._blank(cell, answer))
 
     def _log(self, name: str, answer: Answer) -> str:

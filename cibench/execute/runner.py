@@ -155,6 +155,21 @@ class Runner:
             return finished, None
         return finished, packed(finished, found.witness)
 
+    def replay(self, cell: Cell, witness: bytes) -> dict[str, list[int]]:
+        """What is decided once more on what a cell's witness sent; see `replay.replay`."""
+        from ..submission.replay import replay
+
+        training, clean = self._prepared(cell)
+        scenario = self._scenario(cell, training, clean)
+        with guarded(training, cell.defense.entry.name):
+            fusion_center, _ = self._fitted(cell, training)
+            return replay(
+                scenario,
+                training,
+                fusion_center=fusion_center,
+                witness=witness,
+            )
+
     def _scenario(
         self, cell: Cell, training: Training | None, clean: Observation | None
     ) -> Scenario:

@@ -15,7 +15,7 @@ from ..results.record import Status
 from ..spec import Spec
 from .settings import Settings
 
-Kind = Literal["describe", "embed", "refer", "fit", "evaluate"]
+Kind = Literal["describe", "embed", "refer", "fit", "evaluate", "replay"]
 
 
 class _Base(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,15 +27,18 @@ class PluginRef(_Base, frozen=True, kw_only=True):
 
     entry: PluginEntry
     spec: str
-    """As it was given, with the options that say where files are."""
+    """With the options that say where files are, and what the plugin made of them."""
     source: str
     """Hash of the source of its package where the run was started."""
 
     @classmethod
     def of(cls, plugin: Plugin) -> PluginRef:
         """The reference of a configured plugin."""
-        given = str(plugin.given) if plugin.given else plugin.spec
-        return cls(entry=plugin.entry, spec=given, source=plugin.component.source)
+        found = Spec.parse(plugin.spec)
+        if plugin.given:
+            options = {**dict(plugin.given.options), **dict(found.options)}
+            found = Spec(found.name, tuple(options.items()))
+        return cls(entry=plugin.entry, spec=str(found), source=plugin.component.source)
 
     def configure(self, registry: Registry) -> Plugin:
         """The plugin, configured in this process.
@@ -106,7 +109,8 @@ class Task(_Base, frozen=True, kw_only=True):
 
     Args:
         kind: `describe` looks at the data set; `embed`, `refer` and `fit` leave artifacts
-            that cells share; `evaluate` computes one cell.
+            that cells share; `evaluate` computes one cell; `replay` decides once more on
+            what its witness sent.
         cell: any cell that needs the result.
         attacks: for `describe`: the attacks to look at.
         title: what progress shows.
@@ -114,6 +118,7 @@ class Task(_Base, frozen=True, kw_only=True):
         torch: its version of torch.
         fingerprint: of the data, once that is known.
         makes: names of the artifacts the task is for, below the artifacts' folder.
+        witness: for `replay`: the file.
     """
 
     kind: Kind
@@ -125,6 +130,7 @@ class Task(_Base, frozen=True, kw_only=True):
     torch: str = ""
     fingerprint: str = ""
     makes: tuple[str, ...] = ()
+    witness: bytes = b""
 
 
 class Answer(_Base, frozen=True, kw_only=True):
@@ -138,6 +144,7 @@ class Answer(_Base, frozen=True, kw_only=True):
         record: the cell's record as JSON.
         witness: what the attack sent, where that was asked for.
         facts: what `describe` found.
+        decisions: what `replay` found, by name of the outcomes.
         seconds: wall time.
         peak_memory: bytes resident at most, where measured.
         log: what the task printed.
@@ -151,6 +158,7 @@ class Answer(_Base, frozen=True, kw_only=True):
     record: bytes | None = None
     witness: bytes | None = None
     facts: DatasetFacts | None = None
+    decisions: dict[str, list[int]] | None = None
     seconds: float = 0.0
     peak_memory: int | None = None
     log: bytes = b""

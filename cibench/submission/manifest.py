@@ -68,9 +68,9 @@ class Manifest(_Base, frozen=True, kw_only=True):
 class Verification(_Base, frozen=True, kw_only=True):
     """What a verifier found of a bundle; its badge.
 
-    `claimed`: the records agree with themselves. `re-scored`: witnesses were replayed through
-    the defense, and the decisions agree. `reproduced`: cells were run again from their
-    records, with the same results.
+    `claimed`: the records agree with themselves. `re-scored`: witnesses were replayed
+    through the defense, and the decisions agree. `reproduced`: cells were run again from
+    their records, with the same results.
     """
 
     badge: Literal["claimed", "re-scored", "reproduced"] = "claimed"

@@ -1,0 +1,163 @@
+"""`cibench leaderboard build|check|add`: the published boards of reviewed entries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..leaderboard.pages import Difference
+
+_FOLDER = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+#: Files that a message names; JSON has all.
+_SHOWN = 40
+
+
+@click.group("leaderboard", short_help="Build, check and extend published boards.")
+def command() -> None:
+    """Publish boards: a folder of reviewed entries, and pages generated from them.
+
+    DIR holds leaderboard.toml (title, owner, link, suite) and entries/; README.md, boards/,
+    figures/ and site/ are generated, byte for byte the same each time.
+    """
+
+
+@command.command("build")
+@_FOLDER
+def build_command(folder: Path) -> None:
+    """Write README.md, boards/, figures/ and site/ of DIR from its entries.
+
+    Files that changed are printed; generated files that no longer belong are removed.
+
+    \b
+    cibench leaderboard build leaderboard
+    """  # noqa: D301
+    _build(folder)
+
+
+@command.command("check")
+@_FOLDER
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Refuse a page, too, that differs only in the plotly library inside it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check_command(folder: Path, exact: bool, as_json: bool) -> int:
+    """Check that the generated files of DIR are those of its entries; write nothing.
+
+    The exit code is 0 if all match, else 4, with the files that are stale, missing or
+    extra. Figures and the page depend on the libraries that draw them: check with those of
+    constraints.txt.
+
+    \b
+    cibench leaderboard check leaderboard
+    """  # noqa: D301
+    from ..leaderboard.build import check
+
+    click.echo(f"building the pages of {folder} to compare them", err=True)
+    found = check(folder)
+    counted = [one for one in found if exact or one.kind != "other plotly"]
+    if as_json:
+        import msgspec
+
+        told = {"folder": str(folder), "stale": bool(counted), "differences": found}
+        click.echo(msgspec.json.encode(told))
+    else:
+        _print(found)
+    if counted:
+        click.echo(
+            f"error: {len(counted)} files are not what the entries say; run: cibench"
+            f" leaderboard build {folder}",
+            err=True,
+        )
+        return 4
+    if not as_json:
+        click.echo(f"{folder}: every generated file is what the entries say")
+    return 0
+
+
+@command.command("add")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_FOLDER
+@click.option(
+    "--replay",
+    default="none",
+    show_default=True,
+    metavar="all|none|N",
+    help="Replay witnesses through the defenses that are installed, for `re-scored`.",
+)
+@click.option(
+    "--rerun",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Run N cells again, for `reproduced`.",
+)
+@click.option("--salt", default="", metavar="TEXT", help="As of cibench verify.")
+@click.option(
+    "--tol",
+    "tolerance",
+    type=click.FloatRange(min=0, max=1),
+    default=0.0,
+    show_default=True,
+    help="As of cibench verify, for other hardware.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="CIBENCH_DATA",
+    help="Folder of your own data files (CIBENCH_DATA).",
+)
+@click.option(
+    "--plugin",
+    "plugin_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Load plugins from a Python file, without packaging; repeatable.",
+)
+@click.option("--cached", is_flag=True, help="Take embeddings and fits from the cache.")
+@click.option("-j", "--jobs", default="1", show_default=True, metavar="N|auto")
+@click.option("--no-build", is_flag=True, help="Leave the generated files as they are.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
+def add_command(bundle: Path, folder: Path, **params: Any) -> int:
+    """Verify BUNDLE, put it into the entries of DIR, and build the pages anew.
+
+    A bundle is refused with exit code 4 if it fails verification, if an entry has its name,
+    or if its records contradict those of another entry. The folder of the new entry is
+    printed.
+
+    \b
+    cibench leaderboard add mydefense.cibench.zip leaderboard --replay all --rerun 5
+    """  # noqa: D301
+    from ._leaderboard_add import added
+
+    path = added(bundle, folder, params)
+    if path is None:
+        return 4
+    if not params["no_build"]:
+        _build(folder, listed=False)
+    click.echo(path)
+    return 0
+
+
+def _build(folder: Path, *, listed: bool = True) -> None:
+    from ..leaderboard.build import build
+
+    click.echo(f"building the pages of {folder}", err=True)
+    changed = build(folder)
+    for path in changed if listed else []:
+        click.echo(folder / path)
+    click.echo(f"{len(changed)} files changed", err=True)
+
+
+def _print(found: list[Difference]) -> None:
+    for one in found[:_SHOWN]:
+        hint = f" ({one.hint})" if one.hint else ""
+        click.echo(f"{one.kind}: {one.path!a}{hint}".replace("'", ""))
+    if len(found) > _SHOWN:
+        click.echo(f"and {len(found) - _SHOWN} more")

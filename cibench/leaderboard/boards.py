@@ -1,0 +1,79 @@
+"""From reviewed records to boards: plain data that pages, figures and site draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._version import PROTOCOL
+from ..flags import FLAGS
+from ..study import Study
+from .assembly import make_board
+from .command import plain_slug, unique
+from .curves import Drawn, make_curves
+from .entries import LoadedEntry as LoadedEntry
+from .entries import listed
+from .model import Leaderboard
+from .places import Group, gather
+
+_UNKNOWN = "not a flag of this version"
+
+
+def make_leaderboard(
+    entries: Sequence[LoadedEntry],
+    *,
+    title: str,
+    owner: str,
+    link: str,
+    suite: Study,
+    suite_name: str,
+) -> Leaderboard:
+    """All boards of the reviewed entries; the same whatever the order of the entries.
+
+    Args:
+        entries: what was submitted and reviewed.
+        title: of the leaderboard.
+        owner: who answers for it.
+        link: to its home, or empty.
+        suite: whose attacks no row may lack.
+        suite_name: what `cibench run --suite` calls it.
+
+    Raises:
+        UsageError: two entries have different numbers for one cell.
+    """
+    groups = gather(entries, suite)
+    ids = unique((_id(group), (group.place, group.threat)) for group in groups)
+    boards = []
+    for name, group in zip(ids, groups, strict=True):
+        board = make_board(group, groups, name, suite, suite_name)
+        if board is not None:
+            boards.append(Drawn(group, board))
+    records = [record for entry in entries for record in entry.records]
+    raised = {f for drawn in boards for row in drawn.board.rows for f in row.flags}
+    return Leaderboard(
+        title=title,
+        owner=owner,
+        link=link,
+        suite=suite_name,
+        protocol=max((record.protocol for record in records), default=PROTOCOL),
+        date=max((record.created[:10] for record in records), default=""),
+        boards=[drawn.board for drawn in boards],
+        curves=make_curves(boards),
+        entries=[listed(entry) for entry in sorted(entries, key=lambda e: e.age)],
+        flags={
+            name: FLAGS[name].meaning if name in FLAGS else _UNKNOWN
+            for name in sorted(raised)
+        },
+    )
+
+
+def _id(group: Group) -> str:
+    """A board's name: data set and rule, and the rest where it is out of the ordinary."""
+    place, threat = group.place, group.threat
+    words = [place.dataset, threat.rule]
+    if threat.target != "any":
+        words.append(threat.target)
+    if threat.bounded:
+        words.append(f"budget {threat.budget:g}")
+    if place.device != "cpu":
+        words.append(place.device)
+    return plain_slug(" ".join(words))

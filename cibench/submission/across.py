@@ -1,0 +1,69 @@
+"""What records of one submission say of each other; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from ..results.record import CellRecord
+from .agents import single_draw
+
+
+def across_findings(records: Sequence[CellRecord]) -> list[str]:
+    """Where records disagree on what they share; a sentence each.
+
+    All records of a data set and seed share labels and undefended decisions; those of a
+    scenario what the undefended fusion center and the genie decide, whatever the defense;
+    those of a defense and seed its decisions without attack, whatever the attack.
+    """
+    first: dict[tuple[Any, ...], CellRecord] = {}
+    found = []
+    for record in records:
+        if record.outcomes is None:
+            continue
+        for key, name in _shared(record):
+            other = first.setdefault((*key, name), record)
+            ours, theirs = _value(record, name), _value(other, name)
+            if other is not record and ours != theirs:
+                found.append(
+                    f"{record.cell}: {name}: expected the same as in {other.cell}, with"
+                    f" which it shares {key[0]}, got {_off(ours, theirs)}"
+                )
+    return found
+
+
+def _shared(record: CellRecord) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Names of what a record shares, with what it shares that with."""
+    inputs = record.inputs
+    data = (
+        record.dataset.spec,
+        record.fingerprint,
+        msgspec.json.encode(record.embedding, order="sorted"),
+    )
+    where = tuple(inputs.get(name, "") for name in ("harness", "torch", "threads"))
+    seeded = (*data, record.device, *where, record.seed)
+    attack = "+".join(part.component.spec for part in record.attack)
+    source = "+".join(part.component.source for part in record.attack)
+    for name in ("agents", "classes", "labels", "personal", "time_series"):
+        yield ("a data set", *data), name
+    yield ("a data set and seed", *seeded), "clean_undefended"
+    scenario = ("a scenario", *seeded, attack, source)
+    for name in ("counted", "attacked_undefended", "genie"):
+        yield scenario, name
+    if single_draw(record):
+        yield scenario, "compromised"
+    defense = record.defense
+    yield ("a defense and seed", *seeded, defense.spec, defense.source), "clean"
+
+
+def _value(record: CellRecord, name: str) -> Any:
+    return getattr(record if hasattr(record, name) else record.outcomes, name)
+
+
+def _off(ours: Any, theirs: Any) -> str:
+    if not isinstance(ours, list) or len(ours) != len(theirs):
+        return "another"
+    off = sum(a != b for a, b in zip(ours, theirs, strict=True))
+    return f"{off} of {len(ours)} that differ"
