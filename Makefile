@@ -25,7 +25,7 @@ DATA := $(abspath $(or $(CIBENCH_DATA),$(wildcard ../shared/data)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench wheel wheel-test readme constraints clean
+.PHONY: help demo test check bench wheel wheel-test readme boards constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -72,6 +72,25 @@ wheel-test: wheel ## test the wheel in an environment of its own
 
 readme: $(DEV) ## run every command of README.md and docs/
 	$(BIN)/python tools/run_readme.py
+
+# BOARDS: a folder with a leaderboard.toml; an entry of it is never replaced.
+BOARDS ?= leaderboard
+# Words that enter the choice of cells that are run again.
+SALT ?= $(shell git rev-parse HEAD)
+# More options of the run, to try all this on a part: one that is partial has no ranks.
+RUN_ARGS ?=
+STANDARD ?= runs/standard
+
+boards: $(DEV) ## run the standard suite, verify it, and publish its boards (hours)
+	mkdir -p $(BOARDS)
+	test -f $(BOARDS)/leaderboard.toml || cp leaderboard/leaderboard.toml $(BOARDS)
+	$(BIN)/cibench run --suite standard --witnesses -j auto -o $(STANDARD) \
+	$(if $(DATA),--data-dir "$(DATA)") $(RUN_ARGS)
+	rm -f $(STANDARD).cibench.zip
+	$(BIN)/cibench submit $(STANDARD) --author "The cibench maintainers" --name reference \
+	--title "Reference defenses under the standard suite" -o $(STANDARD).cibench.zip
+	$(BIN)/cibench leaderboard add $(STANDARD).cibench.zip $(BOARDS) -j auto --replay all \
+	--rerun 40 --salt "$(SALT)" $(if $(DATA),--data-dir "$(DATA)")
 
 constraints: ## renew constraints.txt with the newest versions (then run the tests)
 	$(PYTHON) -m venv $(VENV)-new

@@ -79,6 +79,9 @@ FLAGS: dict[str, FlagMeaning] = {
     ),
 }
 
+#: Flags that tell of an attack, whatever the defense is.
+OF_ATTACKS = frozenset({"attack-too-weak", "blocks-rejected"})
+
 
 def _left_standing(record: CellRecord, metrics: Metrics) -> float:
     """Share of the samples to be moved that the undefended fusion center decides rightly.

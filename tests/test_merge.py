@@ -150,6 +150,29 @@ def test_logs_that_are_gone_or_elsewhere_are_counted_and_not_read(call):
     assert not Path("out/logs").exists()
 
 
+def test_what_attacks_sent_travels_with_the_records(call):
+    here, there = record("none", 0, [True]), record("none", 1, [True])
+    made("a", here).write_witness(here.cell, b"zero")
+    made("b", here, there).write_witness(there.cell, b"one")
+    RunFolder(Path("b")).write_witness(here.cell, b"of the copy left out")
+    code, text, _ = call("merge", "a", "b", "-o", "out")
+    assert code == 0
+    assert "2 with what the attack sent" in text
+    out = RunFolder(Path("out"))
+    assert out.witness(here.cell).read_bytes() == b"zero"
+    assert out.witness(there.cell).read_bytes() == b"one"
+
+
+def test_a_witness_of_either_run_is_kept(call):
+    one = record("none", 0, [True])
+    made("a", one)
+    made("b", one).write_witness(one.cell, b"sent")
+    assert call("merge", "b", "-o", "a", "--into")[0] == 0
+    assert RunFolder(Path("a")).witness(one.cell).read_bytes() == b"sent"
+    told = json.loads(call("merge", "a", "-o", "out", "--json")[1])
+    assert told["witnesses"] == 1
+
+
 def test_protocols_are_not_mixed(refused):
     made("a", record("none", 0, [True]))
     made("b", record("none", 1, [True], protocol=2))

@@ -127,9 +127,9 @@ def check_command(folder: Path, exact: bool, as_json: bool) -> int:
 def add_command(bundle: Path, folder: Path, **params: Any) -> int:
     """Verify BUNDLE, put it into the entries of DIR, and build the pages anew.
 
-    A bundle is refused with exit code 4 if it fails verification, if an entry has its name,
-    or if its records contradict those of another entry. The folder of the new entry is
-    printed.
+    A bundle is refused with exit code 4 if it fails verification, if another entry has its
+    name, or if its records contradict those of another entry. Adding the bundle of an entry
+    again renews what was verified of it, and its badge. The folder of the entry is printed.
 
     \b
     cibench leaderboard add mydefense.cibench.zip leaderboard --replay all --rerun 5

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def command(
     runs: tuple[Path, ...], out: Path, into: bool, records_only: bool, as_json: bool
 ) -> None:
-    """Put the records and logs of the runs in folders RUN into the folder OUT.
+    """Put records, logs and witnesses of the runs in folders RUN into the folder OUT.
 
     Runs of different protocol versions, different data under one spec, or different numbers
     for one cell are refused, and nothing is written. Of equal records the older is kept; an
@@ -44,7 +44,7 @@ def command(
     cibench merge runs/more -o runs/all --into
     """  # noqa: D301
     from ..results import RunFolder
-    from ..results.merging import copy_records, plan_merge
+    from ..results.merging import copy_records, copy_witnesses, plan_merge
     from ._merged import merged_manifest, merged_study, write_json
 
     folder = RunFolder(out)
@@ -61,6 +61,7 @@ def command(
     if study is not None:
         write_json(folder, "study.json", study)
     gone = copy_records(plan, folder)
+    witnesses = copy_witnesses(plan, folder)
     if manifest is not None:
         write_json(folder, "run.json", manifest)
     if as_json:
@@ -73,6 +74,7 @@ def command(
             "repeated": plan.repeated,
             "preferred": plan.preferred,
             "logs_gone": gone,
+            "witnesses": witnesses,
         }
         click.echo(msgspec.json.encode(told))
         return
@@ -81,6 +83,8 @@ def command(
     parts = [f"{_count(len(plan.chosen), 'cell')} of {_count(len(folders), 'run')}"]
     if plan.repeated:
         parts.append(f"{_count(plan.repeated, 'record')} left out as there already")
+    if witnesses:
+        parts.append(f"{witnesses} with what the attack sent")
     if gone:
         parts.append(f"{_count(gone, 'log')} not found")
     click.echo(f"{out}: {', '.join(parts)}")

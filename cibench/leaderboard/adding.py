@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
 from .._errors import CibenchError, OutputError, SubmissionError
+from ..results.folder import write_atomically
 from ..submission.archive import Archive
 from ..submission.bundle import Bundle
 from ..submission.manifest import MANIFEST, RECORDS, VERIFICATION, Verification
@@ -20,13 +22,16 @@ from .folder import ENTRIES, entry_names, read_entries, read_settings
 def check_new(folder: Path, bundle: Bundle) -> None:
     """Refuse a bundle that does not fit the entries of a folder.
 
+    The bundle of an entry may be added again: what was verified of it is renewed.
+
     Raises:
-        SubmissionError: its name is taken, or its records contradict those of an entry.
+        SubmissionError: another entry has its name, or its records contradict those of an
+            entry.
         OutputError: the folder's settings or entries cannot be read.
     """
     settings = read_settings(folder)
     name = bundle.manifest.name
-    if name in entry_names(folder):
+    if name in entry_names(folder) and not _is_entry(folder, bundle):
         raise SubmissionError(
             f"bundle: name: expected one that no entry has, got {name}; entries are never"
             " replaced: submit with another --name"
@@ -37,7 +42,7 @@ def check_new(folder: Path, bundle: Bundle) -> None:
         records=bundle.records,
         digest=bundle.digest,
     )
-    entries = read_entries(folder)
+    entries = [entry for entry in read_entries(folder) if entry.name != name]
     boards_of(entries, settings)  # whatever is wrong before is not the bundle's fault
     try:
         boards_of([*entries, new], settings)
@@ -49,6 +54,8 @@ def add_entry(
     folder: Path, source: Path, bundle: Bundle, verification: Verification
 ) -> Path:
     """Put a bundle's manifest and records into a folder, whole or not at all.
+
+    Of a bundle that is an entry already only the verification is written.
 
     Args:
         folder: of the leaderboard.
@@ -77,6 +84,9 @@ def add_entry(
     told = msgspec.json.encode(verification, order="deterministic")
     content[VERIFICATION] = msgspec.json.format(told, indent=1) + b"\n"
     target = folder / ENTRIES / bundle.manifest.name
+    if _is_entry(folder, bundle):
+        write_atomically(target / VERIFICATION, content[VERIFICATION])
+        return target
     temporary = None
     try:
         target.parent.mkdir(exist_ok=True)
@@ -93,3 +103,9 @@ def add_entry(
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _is_entry(folder: Path, bundle: Bundle) -> bool:
+    """Whether a folder has this very bundle already."""
+    path = folder / ENTRIES / bundle.manifest.name / MANIFEST
+    return path.is_file() and sha256(path.read_bytes()).hexdigest() == bundle.digest

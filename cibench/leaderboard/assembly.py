@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ..flags import OF_ATTACKS
 from ..study import Study
 from .command import board_title, interval_sentence, threat_sentences
 from .contenders import contender
@@ -72,9 +73,12 @@ def _columns(group: Group, groups: Sequence[Group], suite: Study) -> list[Column
     scenarios = required(group, suite, groups)
     labels = {scenario.attack: scenario.label for scenario in scenarios}
     met: dict[str, Held] = {}
+    flags: dict[str, set[str]] = {}
     for row in group.rows:
         for attack, by_seed in group.attacked[row].items():
             met.setdefault(attack, by_seed[min(by_seed)])
+            raised = {flag for held in by_seed.values() for flag in held.record.flags}
+            flags.setdefault(attack, set()).update(raised & OF_ATTACKS)
     found = []
     for attack in [*labels, *sorted(set(met) - set(labels))]:
         parts = met[attack].record.attack if attack in met else []
@@ -87,6 +91,7 @@ def _columns(group: Group, groups: Sequence[Group], suite: Study) -> list[Column
                 family="+".join(names) or attack.partition(":")[0],
                 knowledge="+".join(known),
                 standard=attack in labels,
+                flags=sorted(flags.get(attack, ())),
             )
         )
     return found

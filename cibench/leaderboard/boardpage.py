@@ -9,6 +9,7 @@ from .standing import (
     address_of,
     anchor,
     compromised_agents,
+    flagged,
     standing,
 )
 from .tables import (
@@ -47,7 +48,7 @@ def board_page(board: Board, leaderboard: Leaderboard) -> str:
         "## Accuracy under each attack",
         _attacks(board),
         f"![Accuracy by defense and attack](../figures/{name}-heatmap.svg)",
-        *_columns(board),
+        *_columns(board, short),
         *_certified(board, name),
         *_differences(board),
         *_agents(board),
@@ -115,18 +116,19 @@ def _result(row: Row, column: Column, board: Board) -> str:
     return markdown(result.trouble, 120) or missing
 
 
-def _columns(board: Board) -> list[str]:
+def _columns(board: Board, short: dict[str, str]) -> list[str]:
     rows = [
         [
             markdown(column.label),
             code(column.attack, 200),
             markdown(column.knowledge),
             "standard suite" if column.standard else "beyond the suite",
+            flagged(column, short),
         ]
         for column in board.columns
     ]
-    heading = ["attack", "spec", "knowledge", "part of"]
-    return ["### The attacks", table(heading, rows, "llll")] if rows else []
+    heading = ["attack", "spec", "knowledge", "part of", "flags"]
+    return ["### The attacks", table(heading, rows, "lllll")] if rows else []
 
 
 def _certified(board: Board, name: str) -> list[str]:
@@ -235,7 +237,8 @@ def _failures(board: Board) -> list[str]:
 
 
 def _flags(board: Board, leaderboard: Leaderboard, short: dict[str, str]) -> list[str]:
-    carried = sorted({flag for row in board.rows for flag in row.flags})
+    parts: list[Row | Column] = [*board.rows, *board.columns]
+    carried = sorted({flag for part in parts for flag in part.flags})
     rows = [
         [
             short.get(flag, markdown(flag)),
@@ -265,10 +268,14 @@ def _entries(board: Board, leaderboard: Leaderboard) -> list[str]:
         [
             f"[{markdown(entry.name)}](../entries/{address_of(entry.name)})",
             link(markdown(entry.title), entry.link), markdown(entry.author),
-            markdown(entry.created), markdown(entry.badge, 120), f"`{entry.digest}`",
+            markdown(entry.created), markdown(entry.badge), markdown(entry.verified, 120),
+            f"`{entry.digest}`",
         ]
         for entry in leaderboard.entries
         if entry.name in behind
     ]  # fmt: skip
-    columns = ["entry", "title", "author", "date", "badge", "SHA-256 of bundle.json"]
-    return ["## Entries", table(columns, rows, "llllll")] * bool(rows)
+    columns = [
+        *("entry", "title", "author", "date", "badge", "verified"),
+        "SHA-256 of bundle.json",
+    ]
+    return ["## Entries", table(columns, rows, "lllllll")] * bool(rows)

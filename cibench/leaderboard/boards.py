@@ -12,7 +12,7 @@ from .command import plain_slug, unique
 from .curves import Drawn, make_curves
 from .entries import LoadedEntry as LoadedEntry
 from .entries import listed
-from .model import Leaderboard
+from .model import Column, Leaderboard, Row
 from .places import Group, gather
 
 _UNKNOWN = "not a flag of this version"
@@ -48,7 +48,10 @@ def make_leaderboard(
         if board is not None:
             boards.append(Drawn(group, board))
     records = [record for entry in entries for record in entry.records]
-    raised = {f for drawn in boards for row in drawn.board.rows for f in row.flags}
+    parts: list[Row | Column] = []
+    for drawn in boards:
+        parts += [*drawn.board.rows, *drawn.board.columns]
+    raised = {flag for part in parts for flag in part.flags}
     return Leaderboard(
         title=title,
         owner=owner,

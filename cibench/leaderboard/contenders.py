@@ -209,6 +209,13 @@ def adaptive(one: Contender) -> Adaptive:
     return "exact" if met and exact else "none"
 
 
+def knows(record: CellRecord) -> bool:
+    """Whether a finished cell's attack knows the fusion center, or more."""
+    return record.outcomes is not None and any(
+        part.knowledge in ("fusion", "adaptive") for part in record.attack
+    )
+
+
 def cost(group: Group, row: RowKey, entry: str) -> Cost | None:
     """What a row costs, beside the undefended of the same entry; medians over records."""
     own = _timings(group, row, entry)

@@ -57,6 +57,7 @@ def listed(entry: LoadedEntry) -> Entry:
         note=manifest.note,
         created=manifest.created,
         badge=entry.verification.badge,
+        verified=badge_text(entry.verification),
         records=len(entry.records),
         digest=entry.digest,
     )

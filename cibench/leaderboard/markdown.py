@@ -135,10 +135,11 @@ def _entries(leaderboard: Leaderboard) -> list[str]:
             link(markdown(entry.title), entry.link),
             markdown(entry.author),
             markdown(entry.created),
-            markdown(entry.badge, 120),
+            markdown(entry.badge),
+            markdown(entry.verified, 120),
             f"{entry.records}",
         ]
         for entry in leaderboard.entries
     ]
-    columns = ["entry", "title", "author", "date", "badge", "records"]
-    return ["## Entries", table(columns, rows, "lllllr")] if rows else []
+    columns = ["entry", "title", "author", "date", "badge", "verified", "records"]
+    return ["## Entries", table(columns, rows, "llllllr")] if rows else []

@@ -39,6 +39,8 @@ class Column(_Base, frozen=True, kw_only=True):
     knowledge: str
     standard: bool
     """Whether it belongs to the standard suite, so that no row may lack it."""
+    flags: list[str] = []
+    """Flags that tell of the attack, whatever the defense is."""
 
 
 class Result(_Base, frozen=True, kw_only=True):
@@ -223,6 +225,8 @@ class Entry(_Base, frozen=True, kw_only=True):
     note: str = ""
     created: str
     badge: str
+    verified: str = ""
+    """How much of it, in a few words."""
     records: int
     digest: str
     """SHA-256 of its `bundle.json`."""

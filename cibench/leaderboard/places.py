@@ -254,7 +254,8 @@ def _keep(group: Group, one: Held) -> None:
             f"entries {known.entry.name} and {one.entry.name}: expected the same numbers"
             f" for {one.row.spec} ({one.row.distribution} {one.row.version}) under"
             f" {one.attack or 'no attack'} on {group.place.dataset}, seed {seed}, got"
-            " different ones; run the cell again and keep the entry that agrees"
+            " different ones; submit your own defenses alone (cibench submit -d), or run"
+            " the cell again and keep the entry that agrees"
         )
     by_seed[seed] = (finished or [known])[0]
 

@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 
 from ..bootstrap import Booleans, block_length
+from ..flags import OF_ATTACKS
 from ..study import Study
 from .certified import certified
 from .command import compromised, defense_label, plain_slug, run_command, unique
-from .contenders import Contender, adaptive, cost, extra_gap
+from .contenders import Contender, adaptive, cost, extra_gap, knows
 from .entries import badge_text
 from .model import Column, Lowered, Result, Row, Share
 from .naming import NOBODY
@@ -174,9 +175,18 @@ def _row(
 
 
 def _flags(one: Contender) -> list[str]:
-    """Flags of any of its records; the worst case is adaptive if one attack is."""
+    """Flags of any of its records; those of an attack if all that know anything have it.
+
+    The worst case is adaptive if one attack is, and no weaker than the strongest.
+    """
     found = {flag for held in one.held for flag in held.record.flags}
-    return sorted(found if adaptive(one) == "none" else found - {"not-adaptive"})
+    if adaptive(one) != "none":
+        found.discard("not-adaptive")
+    knowing = [held.record for held in one.held if knows(held.record)]
+    for flag in OF_ATTACKS:
+        if any(flag not in record.flags for record in knowing):
+            found.discard(flag)
+    return sorted(found)
 
 
 def _source(one: Contender, columns: Sequence[Column]) -> Held:

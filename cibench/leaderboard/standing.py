@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .model import Board, Certified, Row
+from .model import Board, Certified, Column, Row
 from .tables import (
     ADAPTIVE,
     NOTHING,
@@ -77,7 +77,7 @@ def _row(
         *cost(row),
         "yes" if row.oracle else "no",
         seeds(row),
-        _badge(row),
+        row.badge,
         *([markdown(row.author)] if full else []),
         markdown(row.date),
     ]
@@ -114,14 +114,9 @@ def abbreviations(flags: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _badge(row: Row) -> str:
-    more = row.badge_text if row.badge != "claimed" else ""
-    return row.badge + (f" ({markdown(more)})" if more else "")
-
-
-def flagged(row: Row, short: dict[str, str]) -> str:
-    """A row's flags, abbreviated."""
-    return ", ".join(short.get(flag, markdown(flag)) for flag in row.flags) or "none"
+def flagged(part: Row | Column, short: dict[str, str]) -> str:
+    """Flags of a row or an attack, abbreviated."""
+    return ", ".join(short.get(flag, markdown(flag)) for flag in part.flags) or "none"
 
 
 def certified_here(row: Row) -> Certified | None:

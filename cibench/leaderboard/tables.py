@@ -23,7 +23,7 @@ ADAPTIVE: Final = {
 ROLES: Final = {
     "": "",
     "undefended": " · undefended",
-    "genie": " · genie",
+    "genie": " · told the truth",
 }
 
 

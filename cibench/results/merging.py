@@ -85,6 +85,35 @@ def copy_records(plan: Plan, out: RunFolder) -> int:
     return gone
 
 
+def copy_witnesses(plan: Plan, out: RunFolder) -> int:
+    """Put what attacks sent beside the records; give how many cells have it.
+
+    A witness is that of the run whose record was taken, or of the first run that has one:
+    their numbers are the same.
+
+    Raises:
+        OutputError: a witness cannot be read, or the folder cannot be written.
+    """
+    found = 0
+    for cell, at in plan.chosen.items():
+        order = [plan.runs[at], *plan.runs]
+        source = next(
+            (run.witness(cell) for run in order if run.witness(cell).is_file()), None
+        )
+        if source is None:
+            continue
+        found += 1
+        if source.resolve() != out.witness(cell).resolve():
+            try:
+                content = source.read_bytes()
+            except OSError as error:
+                raise OutputError(
+                    f"{source}: expected a readable file, got {error.strerror}"
+                ) from error
+            out.write_witness(cell, content)
+    return found
+
+
 def _records(run: RunFolder) -> Iterator[CellRecord]:
     if not run.cells.is_dir():
         run.read()  # says what was expected

@@ -122,4 +122,5 @@ def _worst(records: Sequence[CellRecord]) -> float:
 
 
 def _percent(shares: Sequence[float]) -> str:
-    return f"{100 * sum(shares) / len(shares):.1f}" if shares else "none"
+    # Equal means of different numbers of seeds differ in their last binary digit.
+    return f"{round(100 * sum(shares) / len(shares), 9):.1f}" if shares else "none"
