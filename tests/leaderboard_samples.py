@@ -192,7 +192,9 @@ def _row(rng, at, r, rows, attacks, flaw):
         versus=None if oracle or broken else Versus(
             other=flaw(r, "none"), difference=-0.1, low=-0.2, high=0.0, p=0.04
         ),
-        agents={name: share(float(rng.uniform())) for name in AGENTS},
+        agents={
+            flaw(i, name): share(float(rng.uniform())) for i, name in enumerate(AGENTS)
+        },
         trouble=flaw(r, "1 of 5 seeds timeout under flip") if broken else "",
         reasons=[flaw(r, "seed 3: timeout: 20 minutes")] if broken else [],
         command=f"cibench run --suite standard --dataset toy -d defense-{r}",

@@ -168,7 +168,7 @@ function boardColumns(board) {
       spread(row) === null ? null : small(`± ${percent(spread(row))}`),
     ], { hint: "number of seeds, and the standard deviation of the worst case over them" }),
     column("badge", "source", "Verified", (row) => Object.keys(BADGES).indexOf(row.badge),
-      (row) => [chip(row.badge, BADGES[row.badge], "badge"), small(foreign(clipped(row.verified, 60)))], accuracies),
+      (row) => chip(row.badge, [BADGES[row.badge], row.verified].join(" "), "badge"), accuracies),
     column("author", "source", "By", (row) => row.author,
       (row) => foreign(clipped(row.author, 40)), text),
     column("date", "source", "Date", (row) => row.date, (row) => foreign(row.date),

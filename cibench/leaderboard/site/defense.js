@@ -18,7 +18,7 @@ function defenseView(state) {
     section("Lowered by stronger attacks", loweredList(row)),
     section("Results", resultTable(row, board)),
     section("Failed cells", list(row.reasons.map((reason) => foreign(reason)))),
-    section("Flags", flagList(row)),
+    section("Flags", flagList(row, board)),
     charts.map((c) => c.node),
     section("Citation", row.citation ? el("blockquote", {}, foreign(row.citation)) : null),
     section("Run it again", row.command ? command(row.command) : null),
@@ -78,7 +78,8 @@ function resultTable(row, board) {
     const author = Array.isArray(result) || !result ? "" : result.author;
     if (!result && !c.standard) return null;
     return [
-      el("span", {}, foreign(c.label), c.label === c.spec ? null : small(el("code", {}, foreign(c.spec)))),
+      el("span", {}, foreign(c.label), c.label === c.spec ? null : small(el("code", {}, foreign(c.spec))),
+        el("span", { class: "marks" }, c.flags.map((flag) => chip(flag, DATA.flags[flag] ?? "", "flag")))),
       c.knowledge, c.standard ? "suite" : "extra",
       share ? percent(share[VALUE]) : troubleOf(result) || "no record",
       share ? interval(share) : NONE, share ? String(share[COUNT]) : NONE,
@@ -90,9 +91,10 @@ function resultTable(row, board) {
     ["Attack", "Knows", "Of", "Accuracy", "Interval", "n", "± seeds", "By"], rows);
 }
 
-function flagList(row) {
-  if (!row.flags.length) return null;
-  return el("dl", { class: "legend" }, row.flags.map((flag) => [
+function flagList(row, board) {
+  const flags = [...new Set([row, ...board.columns].flatMap((part) => part.flags))].sort();
+  if (!flags.length) return null;
+  return el("dl", { class: "legend" }, flags.map((flag) => [
     el("dt", {}, chip(flag, "", "flag")), el("dd", {}, foreign(DATA.flags[flag] ?? "no meaning given")),
   ]));
 }

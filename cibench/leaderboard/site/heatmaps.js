@@ -2,13 +2,15 @@
 function heatmap({ id, title, caption, rows, heads, share, note, marked = () => false }) {
   const found = rows.slice(0, MOST_ROWS).reverse();
   if (!found.length || !heads.length) return null;
+  const longest = Math.max(...heads.map((head) => head.length));
+  const room = longest > 8 ? 225 : 30;
   const words = (row, j) => {
     const value = share(row, j);
     return value ? hoverShare(value) : note(row, j) || "no number";
   };
   return chart({
     id, title, caption: caption + some(rows.length, MOST_ROWS),
-    height: 210 + 24 * found.length, width: 190 + 44 * heads.length,
+    height: room + 60 + 24 * found.length, width: 330 + 44 * heads.length,
     draw: () => ({
       traces: [{
         type: "heatmap", x: heads.map((_, j) => j), y: found.map((_, i) => i), xgap: 1, ygap: 1,
@@ -21,10 +23,10 @@ function heatmap({ id, title, caption, rows, heads, share, note, marked = () => 
       }],
       layout: {
         xaxis: axis("", {
-          tickvals: heads.map((_, j) => j), ticktext: heads.map((head) => label(head, 28)),
-          tickangle: -50, side: "top", showgrid: false, zeroline: false,
+          tickvals: heads.map((_, j) => j), ticktext: heads.map((head) => label(head, 36)),
+          tickangle: longest > 8 ? -50 : 0, automargin: false, side: "top", showgrid: false, zeroline: false,
         }),
-        yaxis: axis("", rowTicks(found)), margin: { l: 50, r: 12, t: 150, b: 8 },
+        yaxis: axis("", rowTicks(found)), margin: { l: 50, r: longest > 8 ? 150 : 12, t: room, b: 8 },
       },
     }),
     table: () => plainTable(title, ["Defense", ...heads],
@@ -41,8 +43,12 @@ function attackHeatmap(board, rows) {
 }
 
 function agentHeatmap(board, rows) {
-  const weakest = (row) => row.agents.reduce(
-    (at, share, j) => (share && (at < 0 || share[VALUE] < row.agents[at][VALUE]) ? j : at), -1);
+  /** The lowest, unless others are as low. */
+  const weakest = (row) => {
+    const values = row.agents.map((share) => share?.[VALUE] ?? Infinity);
+    const lowest = Math.min(...values);
+    return values.filter((value) => value === lowest).length === 1 ? values.indexOf(lowest) : -1;
+  };
   return heatmap({
     id: "agents", title: "Which agent hurts most",
     rows: rows.filter((row) => row.agents.some(Boolean)), heads: board.agents,

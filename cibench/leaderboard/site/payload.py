@@ -91,6 +91,7 @@ def _column(column: Column) -> Plain:
         "family": shown(column.family, NAME),
         "knowledge": shown(column.knowledge, NAME),
         "standard": column.standard,
+        "flags": [shown(flag, NAME) for flag in column.flags],
     }
 
 

@@ -63,6 +63,10 @@ function chart({ id, title, caption, height, width = 0, draw, table, hovered = n
       responsive: true, displaylogo: false, scrollZoom: false,
       modeBarButtons: [["toImage", "zoom2d", "resetScale2d"]],
     });
+    // The chart as a whole has a name and a table: its parts are no pictures of their own.
+    for (const part of document.querySelectorAll(".plot svg, #js-plotly-tester")) {
+      part.setAttribute("aria-hidden", "true");
+    }
     plot.classList.add("ready");
     if (hovered) plot.on("plotly_hover", (event) => hovered(Plotly, plot, event));
   }

@@ -117,10 +117,10 @@ function measured(board) {
     ["Seeds", board.seeds.join(", ")], ["Newest record", board.date],
   ];
   return el("div", { class: "measured" },
-    el("ul", {}, board.threat.map((sentence) => el("li", {}, foreign(sentence)))),
-    board.notes.map((note) => el("p", { class: "note" }, foreign(note))),
+    el("p", { class: "threat" }, board.threat.map((sentence) => [foreign(sentence), " "])),
     el("details", {}, el("summary", {}, "How this board was measured"),
       factList(facts), el("p", {}, foreign(board.intervals)),
+      board.notes.length ? el("ul", {}, board.notes.map((note) => el("li", {}, foreign(note)))) : null,
       el("p", {}, el("a", { href: "#/about" }, "How to read, reproduce and challenge a number"))));
 }
 
@@ -132,7 +132,7 @@ function factList(facts) {
 
 /** All that chips and short headings mean, for those who cannot hover. */
 function legend(board) {
-  const flags = [...new Set(board.rows.flatMap((row) => row.flags))].sort();
+  const flags = [...new Set([...board.rows, ...board.columns].flatMap((part) => part.flags))].sort();
   const kinds = new Set(board.rows.map((row) => row.role));
   const marksOf = Object.keys(ROLES).filter((name) =>
     kinds.has(name) || (name === "oracle" && board.rows.some((row) => row.oracle)));
