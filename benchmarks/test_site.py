@@ -44,4 +44,6 @@ def test_first_answer(benchmark, browser, leaderboard, tmp_path):
             taken.append(seen.page.evaluate(SORTED))
 
     benchmark.pedantic(opened, rounds=5, warmup_rounds=1)
-    print(f"\nsorted {min(taken):.0f} to {max(taken):.0f} ms after the navigation began")
+    print(
+        f"\nsorted {min(taken):.0f} to {max(taken):.0f} ms after the navigation began"
+    )

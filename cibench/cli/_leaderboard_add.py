@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._verifying import load_plugins
+
 if TYPE_CHECKING:
     from ._verified import Verified
 
@@ -27,37 +29,12 @@ def added(source: Path, folder: Path, params: dict[str, Any]) -> Path | None:
             f"{source}: expected a bundle's file as `cibench submit` makes it, got a folder"
         )
     check_new(folder, read_bundle(source))
-    if params["plugin_files"]:
-        from ..execute.ship import add_file
-
-        for path in params["plugin_files"]:
-            add_file(path)
-    found = verified(
-        source,
-        Wanted(
-            replay=_replays(params["replay"]),
-            **{
-                name: params[name]
-                for name in (
-                    "rerun", "salt", "tolerance", "data_dir", "cached", "jobs", "quiet"
-                )
-            },
-        ),
-    )  # fmt: skip
+    load_plugins(params.pop("plugin_files"))
+    found = verified(source, Wanted(**params))
     _tell(source, found)
     if found.findings or found.bundle is None:
         return None
     return add_entry(folder, source, found.bundle, found.verification)
-
-
-def _replays(value: str) -> int | None:
-    if value in ("all", "none"):
-        return None if value == "all" else 0
-    if value.isdecimal():
-        return int(value)
-    raise click.BadParameter(
-        f"expected all, none or a number, got {value!r}", param_hint="--replay"
-    )
 
 
 def _tell(source: Path, found: Verified) -> None:

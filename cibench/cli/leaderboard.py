@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._verifying import verifying
+
 if TYPE_CHECKING:
     from ..leaderboard.pages import Difference
 
@@ -82,48 +84,8 @@ def check_command(folder: Path, exact: bool, as_json: bool) -> int:
 @command.command("add")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @_FOLDER
-@click.option(
-    "--replay",
-    default="none",
-    show_default=True,
-    metavar="all|none|N",
-    help="Replay witnesses through the defenses that are installed, for `re-scored`.",
-)
-@click.option(
-    "--rerun",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Run N cells again, for `reproduced`.",
-)
-@click.option("--salt", default="", metavar="TEXT", help="As of cibench verify.")
-@click.option(
-    "--tol",
-    "tolerance",
-    type=click.FloatRange(min=0, max=1),
-    default=0.0,
-    show_default=True,
-    help="As of cibench verify, for other hardware.",
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="CIBENCH_DATA",
-    help="Folder of your own data files (CIBENCH_DATA).",
-)
-@click.option(
-    "--plugin",
-    "plugin_files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Load plugins from a Python file, without packaging; repeatable.",
-)
-@click.option("--cached", is_flag=True, help="Take embeddings and fits from the cache.")
-@click.option("-j", "--jobs", default="1", show_default=True, metavar="N|auto")
+@verifying("none")
 @click.option("--no-build", is_flag=True, help="Leave the generated files as they are.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 def add_command(bundle: Path, folder: Path, **params: Any) -> int:
     """Verify BUNDLE, put it into the entries of DIR, and build the pages anew.
 
@@ -136,10 +98,11 @@ def add_command(bundle: Path, folder: Path, **params: Any) -> int:
     """  # noqa: D301
     from ._leaderboard_add import added
 
+    without_pages = params.pop("no_build")
     path = added(bundle, folder, params)
     if path is None:
         return 4
-    if not params["no_build"]:
+    if not without_pages:
         _build(folder, listed=False)
     click.echo(path)
     return 0

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._verifying import load_plugins, verifying
+
 if TYPE_CHECKING:
     from ._verified import Verified
 
@@ -14,83 +16,10 @@ if TYPE_CHECKING:
 _SHOWN = 40
 
 
-def _replays(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
-    """`all` is None, `none` is 0."""
-    if value in ("all", "none"):
-        return None if value == "all" else 0
-    if value.isdecimal():
-        return int(value)
-    raise click.BadParameter(f"expected all, none or a number, got {value!r}")
-
-
 @click.command("verify", short_help="Check a submission: counts, witnesses, cells.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--replay",
-    default="all",
-    show_default=True,
-    metavar="all|none|N",
-    callback=_replays,
-    help="Replay witnesses through the defenses that are installed.",
-)
-@click.option(
-    "--rerun",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Run N cells again, chosen by the bundle's hash.",
-)
-@click.option(
-    "--salt",
-    default="",
-    metavar="TEXT",
-    help="Enters the choice of cells; take one that the author cannot know.",
-)
-@click.option(
-    "--tol",
-    "tolerance",
-    type=click.FloatRange(min=0, max=1),
-    default=0.0,
-    show_default=True,
-    help="Share of a cell's samples that may be decided otherwise, and how far numbers of"
-    " cells that are run again may be off; for other hardware.",
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="CIBENCH_DATA",
-    help="Folder of your own data files (CIBENCH_DATA).",
-)
-@click.option(
-    "--plugin",
-    "plugin_files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Load plugins from a Python file, without packaging; repeatable.",
-)
-@click.option("--device", help="A torch device.  [default: the records']")
-@click.option("--cached", is_flag=True, help="Take embeddings and fits from the cache.")
-@click.option(
-    "-j",
-    "--jobs",
-    default="1",
-    show_default=True,
-    metavar="N|auto",
-    help="Cells at a time; auto: as many as there are cores.",
-)
-@click.option("--timeout", default="1h", show_default=True, metavar="TIME")
-@click.option("--memory", default="auto", show_default=True, metavar="SIZE")
-@click.option(
-    "--isolation",
-    type=click.Choice(["process", "none"]),
-    default="process",
-    show_default=True,
-    help="none: without a process of its own, to debug a plugin.",
-)
+@verifying("all")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 def command(bundle: Path, **params: Any) -> int:
     """Verify the submission BUNDLE: a bundle's file, or an entry's folder.
 
@@ -107,13 +36,8 @@ def command(bundle: Path, **params: Any) -> int:
     """  # noqa: D301
     from ._verified import Wanted, verified
 
-    if params["plugin_files"]:
-        from ..execute.ship import add_file
-
-        for path in params["plugin_files"]:
-            add_file(path)
+    load_plugins(params.pop("plugin_files"))
     as_json = params.pop("as_json")
-    del params["plugin_files"]
     found = verified(bundle, Wanted(**params))
     if as_json:
         _print_json(bundle, found)

@@ -43,9 +43,11 @@ def check_new(folder: Path, bundle: Bundle) -> None:
         digest=bundle.digest,
     )
     entries = [entry for entry in read_entries(folder) if entry.name != name]
-    boards_of(entries, settings)  # whatever is wrong before is not the bundle's fault
+    boards_of(
+        entries, folder, settings
+    )  # whatever is wrong before is not the bundle's fault
     try:
-        boards_of([*entries, new], settings)
+        boards_of([*entries, new], folder, settings)
     except CibenchError as error:
         raise SubmissionError(f"bundle {name}: {error}") from error
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 40
 MOST_COLUMNS = 30
 _RANKED, _UNSURE, _ORACLE, _CLEAN = COLOURS[0], COLOURS[1], COLOURS[2], "#777777"
-_ROLES = {"": "", "undefended": " (undefended)", "genie": " (genie)"}
+_ROLES = {"": "", "undefended": " (undefended)", "genie": " (oracle)"}
 
 
 def forest(board: Board) -> Figure:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._errors import OutputError
-from ..suites import load_suite
+from ..suites import load_suite, read_study
 from .boardpage import board_page
 from .boards import make_leaderboard
 from .entries import LoadedEntry
@@ -25,12 +25,13 @@ def read_leaderboard(folder: Path) -> Leaderboard:
         OutputError: settings or entries cannot be read.
         UsageError: there is no such suite, or entries contradict each other.
     """
-    with uncollected():
-        return boards_of(read_entries(folder), read_settings(folder))
+    return boards_of(read_entries(folder), folder, read_settings(folder))
 
 
-def boards_of(entries: Sequence[LoadedEntry], settings: FolderSettings) -> Leaderboard:
-    """The boards of entries.
+def boards_of(
+    entries: Sequence[LoadedEntry], folder: Path, settings: FolderSettings
+) -> Leaderboard:
+    """The boards of entries in a folder.
 
     Raises:
         UsageError: there is no such suite, or entries contradict each other.
@@ -40,7 +41,9 @@ def boards_of(entries: Sequence[LoadedEntry], settings: FolderSettings) -> Leade
         title=settings.title,
         owner=settings.owner,
         link=settings.link,
-        suite=load_suite(settings.suite),
+        suite=read_study(folder / settings.suite)
+        if settings.suite.endswith(".toml")
+        else load_suite(settings.suite),
         suite_name=settings.suite,
     )
 
@@ -71,7 +74,8 @@ def build(folder: Path) -> list[str]:
     Raises:
         CibenchError: see `read_leaderboard`, `pages` and `write_pages`.
     """
-    return write_pages(folder, pages(read_leaderboard(folder)))
+    with uncollected():
+        return write_pages(folder, pages(read_leaderboard(folder)))
 
 
 def check(folder: Path) -> list[Difference]:
@@ -80,4 +84,5 @@ def check(folder: Path) -> list[Difference]:
     Raises:
         CibenchError: see `read_leaderboard`, `pages` and `compared`.
     """
-    return compared(folder, pages(read_leaderboard(folder)))
+    with uncollected():
+        return compared(folder, pages(read_leaderboard(folder)))

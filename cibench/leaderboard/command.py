@@ -165,8 +165,9 @@ def _same(text: str, value: Any) -> bool:
 
 
 def run_command(suite: str, record: CellRecord) -> str:
-    """Runs a row's cells again."""
-    words = ["cibench", "run", "--suite", suite, "--dataset", record.dataset.spec]
+    """Runs a row's cells again; a suite that is a file is named from the folder."""
+    option = "-c" if suite.endswith(".toml") else "--suite"
+    words = ["cibench", "run", option, suite, "--dataset", record.dataset.spec]
     words += ["-d", record.defense.spec]
     if record.dataset.name in _BROUGHT:
         words += ["--data-dir", "DIR"]

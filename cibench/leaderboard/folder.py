@@ -50,7 +50,11 @@ class FolderSettings(
     """Who reviews entries and answers for the boards."""
     link: Annotated[str, Meta(max_length=500, pattern="^(https?://.*)?$")] = ""
     suite: Text = "standard"
-    """Whose scenarios no row may lack."""
+    """Whose scenarios no row may lack: a shipped suite's name, or a study's file.
+
+    A file is named from this folder and ends in `.toml`; its attacks and defenses are
+    written as records name them.
+    """
 
 
 def read_settings(folder: Path) -> FolderSettings:

@@ -23,7 +23,7 @@ ADAPTIVE: Final = {
 ROLES: Final = {
     "": "",
     "undefended": " · undefended",
-    "genie": " · told the truth",
+    "genie": " · oracle",
 }
 
 
