@@ -25,7 +25,8 @@ DATA := $(abspath $(or $(CIBENCH_DATA),$(wildcard ../shared/data)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench wheel wheel-test readme boards constraints clean
+.PHONY: help demo test check bench wheel wheel-test readme boards boards-check \
+constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -91,6 +92,9 @@ boards: $(DEV) ## run the standard suite, verify it, and publish its boards (hou
 	--title "Reference defenses under the standard suite" -o $(STANDARD).cibench.zip
 	$(BIN)/cibench leaderboard add $(STANDARD).cibench.zip $(BOARDS) -j auto --replay all \
 	--rerun 40 --salt "$(SALT)" $(if $(DATA),--data-dir "$(DATA)")
+
+boards-check: $(DEV) ## check that the published pages are those of the entries
+	$(BIN)/cibench leaderboard check $(BOARDS) --exact
 
 constraints: ## renew constraints.txt with the newest versions (then run the tests)
 	$(PYTHON) -m venv $(VENV)-new
