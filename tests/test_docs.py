@@ -16,6 +16,8 @@ PAGES = [
     ROOT / "README.md",
     *(p for p in (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md") if p.exists()),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "leaderboard").glob("*.md")),
+    *sorted((ROOT / "leaderboard" / "boards").glob("*.md")),
 ]
 FENCED = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1 *$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
