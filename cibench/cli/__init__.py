@@ -27,6 +27,7 @@ VERBS = {
     "verify": "Check a submission: counts, witnesses, cells.",
     "leaderboard": "Build, check and extend published boards.",
     "cache": "List, explain and tidy up the cache.",
+    "doctor": "Say what is installed and what is wrong.",
     "schema": "Print the JSON Schema of a cell's record.",
 }
 
