@@ -430,6 +430,25 @@ def test_knowing_attacks_take_back_the_flag_that_others_do_not_know():
     assert only(boards_of([entry("base", cells)])).rows[0].flags == ["clean-drop"]
 
 
+def test_flags_of_attacks_are_of_columns_unless_all_that_know_anything_are_weak():
+    fusion, weak = f"{PGD},knowledge=fusion", ["attack-too-weak"]
+
+    def found(strong):
+        cells = [record("copur", "none", seed, ALL) for seed in range(3)]
+        for seed in range(3):
+            cells.append(record("copur", fusion, seed, SIX, flags=weak))
+            few = weak if seed not in strong else []
+            cells.append(record("copur", PGD, seed, SIX, flags=few))
+        cells += [record("copur", FLIP, seed, SIX, flags=[]) for seed in range(3)]
+        board = only(boards_of([entry("base", cells)], (FLIP, fusion, PGD), seeds=3))
+        return [column.flags for column in board.columns], board.rows[0].flags
+
+    assert found({0, 1, 2}) == ([[], weak, []], [])
+    assert found({0, 1}) == ([[], weak, []], [])  # one seed in which it fell short
+    assert found({0}) == ([[], weak, weak], [])
+    assert found(set()) == ([[], weak, weak], weak)
+
+
 def test_a_board_without_an_attack_of_the_suite_ranks_nobody():
     cells = [
         record("copur", "none", 0, ALL),

@@ -73,12 +73,14 @@ def _columns(group: Group, groups: Sequence[Group], suite: Study) -> list[Column
     scenarios = required(group, suite, groups)
     labels = {scenario.attack: scenario.label for scenario in scenarios}
     met: dict[str, Held] = {}
-    flags: dict[str, set[str]] = {}
+    finished: Counter[str] = Counter()
+    raised: Counter[tuple[str, str]] = Counter()
     for row in group.rows:
         for attack, by_seed in group.attacked[row].items():
             met.setdefault(attack, by_seed[min(by_seed)])
-            raised = {flag for held in by_seed.values() for flag in held.record.flags}
-            flags.setdefault(attack, set()).update(raised & OF_ATTACKS)
+            done = [h.record for h in by_seed.values() if h.record.outcomes is not None]
+            finished[attack] += len(done)
+            raised.update((attack, flag) for record in done for flag in record.flags)
     found = []
     for attack in [*labels, *sorted(set(met) - set(labels))]:
         parts = met[attack].record.attack if attack in met else []
@@ -91,7 +93,12 @@ def _columns(group: Group, groups: Sequence[Group], suite: Study) -> list[Column
                 family="+".join(names) or attack.partition(":")[0],
                 knowledge="+".join(known),
                 standard=attack in labels,
-                flags=sorted(flags.get(attack, ())),
+                # One seed in which it fell short says little of an attack.
+                flags=sorted(
+                    flag
+                    for flag in OF_ATTACKS
+                    if 2 * raised[attack, flag] > finished[attack]
+                ),
             )
         )
     return found

@@ -64,6 +64,12 @@ const ADAPTIVE = {
   ],
   none: ["not adaptive", "No attack on it knew the defense: an upper bound."],
 };
+const KNOWLEDGE = {
+  oblivious: "only what its own agents sense; no model.",
+  query: "also answers of the defended fusion center.",
+  fusion: "also the undefended fusion center, with gradients.",
+  adaptive: "the whole defended pipeline, with gradients.",
+};
 const BADGES = {
   claimed: "The records agree with themselves; nothing was computed again.",
   "re-scored": "What the attacks sent was replayed through the defense.",
@@ -75,11 +81,17 @@ const chip = (text, meaning, kind = "") =>
 
 function marks(row) {
   const found = [];
-  if (row.role) found.push(chip(row.role, ROLES[row.role], row.role));
-  if (row.oracle && row.role !== "genie") {
-    found.push(chip("oracle", ROLES.oracle, "oracle"));
+  if (row.role && row.role !== row.label) {
+    found.push(chip(row.role, ROLES[row.role], row.role));
   }
+  if (row.oracle) found.push(chip("oracle", ROLES.oracle, "oracle"));
   return found;
+}
+
+/** A row's name where no chip can stand beside it, as in charts. */
+function named(row) {
+  if (row.role === "undefended") return `${row.label} (undefended)`;
+  return row.oracle ? `${row.label} (oracle)` : row.label;
 }
 
 /** A table of texts: for screen readers, and for reading numbers off a chart. */

@@ -15,10 +15,11 @@ function curveChart(curve, keep) {
   const height = 360 + legendHeight(lines.length);
   return chart({
     id: curve.id, title: curve.title, height,
-    caption: `Accuracy in percent against ${curve.axis}. Point at a line for its 95 % interval.`
+    caption: `Accuracy in percent against ${curve.axis}. Point at a line for its 95 % interval;`
+      + " press its name to hide it, twice to see it alone."
       + some(all.length, MOST_LINES),
     draw: () => ({
-      traces: [band(), ...lines.map((line, i) => curveTrace(line.label, points(line), i, lines.length))],
+      traces: [band(), ...lines.map((line, i) => curveTrace(named(ROWS.get(line.row).row), points(line), i, lines.length))],
       layout: {
         xaxis: axis(curve.axis, ticks(curve)), yaxis: shares("accuracy, %"),
         legend: legendBelow(300), margin: { l: 50, r: 12, t: 12, b: height - 312 },
@@ -75,13 +76,13 @@ function certifiedChart(kind, rows, id) {
   const of = (row) => row.certified.find((c) => c.kind === kind);
   const [title, unit] = CERTIFIED[kind];
   const height = 360 + legendHeight(found.length);
-  const confidences = [...new Set(found.map((row) => figures(of(row).confidence)))].join(", ");
+  const confidences = [...new Set(found.map((row) => sure(of(row))))].join(", ");
   return chart({
     id, title, height,
-    caption: `Share of samples whose right decision is proven for at least that radius; confidence ${confidences}.`
+    caption: `Share of samples whose right decision is proven for at least that radius; ${confidences}.`
       + ` From clean embeddings: not to be compared with accuracy under attack.${some(all.length, MOST_LINES)}`,
     draw: () => ({
-      traces: found.map((row, i) => stepTrace(row.label, of(row), i)),
+      traces: found.map((row, i) => stepTrace(named(row), of(row), i)),
       layout: {
         xaxis: axis(unit, { rangemode: "tozero", ...(kind === "agents" ? { dtick: 1 } : {}) }),
         yaxis: shares("certified, %"), legend: legendBelow(300), showlegend: true,
@@ -93,6 +94,9 @@ function certifiedChart(kind, rows, id) {
     ])),
   });
 }
+
+/** How sure a certificate is; one that draws nothing at random cannot err. */
+const sure = (c) => (c.confidence === 1 ? "exact" : `confidence ${figures(c.confidence)}`);
 
 const steps = (c) => c.radii.map((radius, i) => [radius, c.accuracy[i]]);
 
@@ -133,7 +137,7 @@ function forestChart(board, rows) {
 }
 
 const rowTicks = (rows) => ({
-  tickvals: rows.map((_, i) => i), ticktext: rows.map((row) => label(row.label, innerWidth < 600 ? 18 : 34)),
+  tickvals: rows.map((_, i) => i), ticktext: rows.map((row) => label(named(row), innerWidth < 600 ? 18 : 40)),
   range: [-0.7, rows.length - 0.3], showgrid: false, zeroline: false,
 });
 

@@ -17,7 +17,7 @@ function shareCell(share, why, ...more) {
 
 /** A column: how to sort by it, and what its cells show. */
 function column(key, group, title, value, cell, options = {}) {
-  return { key, group, title, value, cell, kind: "number", first: "asc", hint: "", ...options };
+  return { key, group, title, value, cell, kind: "number", look: options.kind ?? "number", first: "asc", hint: "", ...options };
 }
 
 const accuracies = { first: "desc" };
@@ -145,9 +145,11 @@ function boardColumns(board) {
     column("rank", "", "Rank", (row) => (row.rank ? row.rank[0] * 1e5 + row.rank[1] : null), rankCell,
       { hint: "95 % interval of the rank; overlapping intervals are ties" }),
     column("clean", "", "Clean", (row) => row.clean?.[VALUE] ?? null,
-      (row) => shareCell(row.clean, "no clean accuracy"), accuracies),
+      (row) => (row.clean ? [percent(row.clean[VALUE]), small(interval(row.clean))]
+        : missing("no clean accuracy")),
+      { ...accuracies, hint: "accuracy without any attack" }),
     column("best", "", "Worst case", (row) => row.best?.[VALUE] ?? null, worstCell,
-      { ...accuracies, hint: "accuracy over every attack known, sample by sample: this is ranked" }),
+      { ...accuracies, look: "number ranked", hint: "accuracy over every attack known, sample by sample: this is ranked" }),
     column("standard", "", "Standard suite", (row) => row.standard?.[VALUE] ?? null, standardCell,
       { ...accuracies, hint: "the same over the suite's attacks alone" }),
     column("versus", "", "To the best", (row) => row.versus?.difference ?? null, versusCell,
@@ -157,7 +159,8 @@ function boardColumns(board) {
     column("adaptive", "trust", "Adaptive", (row) => ADAPTIVE[row.adaptive][0],
       (row) => chip(...ADAPTIVE[row.adaptive], row.adaptive), text),
     column("flags", "trust", "Flags", (row) => row.flags.length,
-      (row) => (row.flags.length ? el("span", { class: "marks" }, flags(row)) : missing("none"))),
+      (row) => (row.flags.length ? el("span", { class: row.flags.length > 1 ? "marks several" : "marks" }, flags(row)) : missing("none")),
+      { look: "text" }),
     column("oracle", "trust", "Oracle", (row) => (row.oracle ? "yes" : "no"),
       (row) => (row.oracle ? "yes" : "no"), text),
     column("fit", "cost", "Fit, s", cost(0), (row) => figures(cost(0)(row))),

@@ -16,7 +16,7 @@ function defenseView(state) {
     row.trouble ? el("p", { class: "note" }, "No aggregate and no rank: ", foreign(row.trouble)) : null,
     factList(defenseFacts(row, board)),
     section("Lowered by stronger attacks", loweredList(row)),
-    section("Results", resultTable(row, board)),
+    section("Results", resultTable(row, board), knowledgeList(board)),
     section("Failed cells", list(row.reasons.map((reason) => foreign(reason)))),
     section("Flags", flagList(row, board)),
     charts.map((c) => c.node),
@@ -35,7 +35,7 @@ const spreadOf = (share) => (share?.[SPREAD] == null ? "" : `, ± ${percent(shar
 
 function defenseFacts(row, board) {
   const facts = [
-    ["Rank", row.rank ? rankCell(row) : "not ranked"],
+    ["Rank", row.rank ? `${rankCell(row)} of ${board.rows.filter((other) => other.rank).length}` : "not ranked"],
     ["Worst case", words(row.best) + spreadOf(row.best) || "no aggregate"],
     ["Standard suite", words(row.standard) + spreadOf(row.standard) || "no aggregate"],
     ["Clean", words(row.clean) + spreadOf(row.clean) || "no number"],
@@ -51,8 +51,7 @@ function defenseFacts(row, board) {
     ["Seeds", row.seeds.join(", ")], ["Newest record", row.date], ["Protocol", `version ${board.protocol}`],
     ...row.certified.map((c) => [
       `Certified (${c.kind})`,
-      c.here ? `${words(c.here)}, confidence ${figures(c.confidence)}`
-        : `mean radius ${figures(meanRadius(c))}, confidence ${figures(c.confidence)}`,
+      `${c.here ? words(c.here) : `mean radius ${figures(meanRadius(c))}`}, ${sure(c)}`,
     ]),
   ];
   return facts.filter(([, value]) => value);
@@ -80,15 +79,22 @@ function resultTable(row, board) {
     return [
       el("span", {}, foreign(c.label), c.label === c.spec ? null : small(el("code", {}, foreign(c.spec))),
         el("span", { class: "marks" }, c.flags.map((flag) => chip(flag, DATA.flags[flag] ?? "", "flag")))),
-      c.knowledge, c.standard ? "suite" : "extra",
       share ? percent(share[VALUE]) : troubleOf(result) || "no record",
       share ? interval(share) : NONE, share ? String(share[COUNT]) : NONE,
-      share?.[SPREAD] == null ? NONE : percent(share[SPREAD]), author || NONE,
+      share?.[SPREAD] == null ? NONE : percent(share[SPREAD]),
+      c.knowledge, c.standard ? "suite" : "extra", author || NONE,
     ];
   }).filter(Boolean);
   if (!rows.length) return null;
   return plainTable("Accuracy in percent under each attack, 95 % interval",
-    ["Attack", "Knows", "Of", "Accuracy", "Interval", "n", "± seeds", "By"], rows);
+    ["Attack", "Accuracy", "Interval", "n", "± seeds", "Knows", "Part of", "By"], rows);
+}
+
+function knowledgeList(board) {
+  const kinds = Object.keys(KNOWLEDGE).filter((kind) => board.columns.some((c) => c.knowledge === kind));
+  return el("dl", { class: "legend" }, kinds.map((kind) => [
+    el("dt", {}, `Knows: ${kind}`), el("dd", {}, KNOWLEDGE[kind]),
+  ]));
 }
 
 function flagList(row, board) {

@@ -102,10 +102,14 @@ function filterForm(board, groups = []) {
   ];
   const columns = groupTicks(groups);
   const reset = el("button", { type: "button", onclick: () => change(DEFAULTS) }, "Reset");
-  const node = el("form", { class: "filters", role: "search", "aria-label": "Filters", onsubmit: (e) => e.preventDefault() },
+  const form = el("form", { class: "filters", role: "search", "aria-label": "Filters", onsubmit: (e) => e.preventDefault() },
     parts.map((part) => part.node), reset,
     columns.length
       ? el("fieldset", {}, el("legend", {}, "Columns"), columns.map((part) => part.node))
       : null);
+  const now = readState();
+  const chosen = Object.keys(DEFAULTS).some((key) => !["sort", "dir"].includes(key) && now[key]);
+  const node = el("details", { class: "choose", open: chosen || innerWidth > 640 },
+    el("summary", {}, columns.length ? "Filters and columns" : "Filters"), form);
   return { node, update: (state) => [...parts, ...columns].forEach((p) => p.update(state)) };
 }

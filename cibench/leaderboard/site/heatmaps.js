@@ -18,7 +18,7 @@ function heatmap({ id, title, caption, rows, heads, share, note, marked = () => 
         text: found.map((row) => heads.map((_, j) => (share(row, j)
           ? `${marked(row, j) ? "★" : ""}${(100 * share(row, j)[VALUE]).toFixed(0)}` : ""))),
         texttemplate: "%{text}", hoverinfo: "text", hovertext: found.map((row) =>
-          heads.map((head, j) => hover(safe(row.label), safe(head), safe(words(row, j))))),
+          heads.map((head, j) => hover(safe(named(row)), safe(head), safe(words(row, j))))),
         colorscale: "Cividis", zmin: 0, zmax: 100, showscale: false,
       }],
       layout: {
@@ -82,7 +82,7 @@ function agentChart(board, row) {
       }],
       layout: {
         showlegend: false, xaxis: shares("accuracy, %"),
-        yaxis: axis("", rowTicks(found.map(({ agent }) => ({ label: agent })))),
+        yaxis: axis("", rowTicks(found.map(({ agent }) => ({ label: agent, role: "", oracle: false })))),
       },
     }),
     table: () => plainTable("Worst case by agent", ["Agent", "Accuracy, %"],

@@ -1,5 +1,5 @@
 /** Rows drawn at first: more would delay the page, and a button shows the rest. */
-const FIRST_ROWS = 200;
+const FIRST_ROWS = 100;
 
 function boardView(state) {
   const board = boardOf(state);
@@ -15,13 +15,13 @@ function boardView(state) {
   let last = state;
 
   const table = el("table", { class: "board", id: "table" },
-    el("caption", {}, `Accuracies in percent with 95 % intervals, ${board.n} test samples. `
-      + "Press a column's name to sort."), head, body);
+    el("caption", {}, el("span", {}, `Accuracy in percent over ${board.n} test samples, its 95 % interval beneath. `
+      + "Ranked by the worst case. Press a column's name to sort.")), head, body);
   const node = el("section", { "aria-labelledby": "heading" },
     el("h2", { id: "heading", tabindex: "-1" }, foreign(board.title)),
     el("div", { class: "switch" }, boards.node,
       el("a", { href: address({ view: "charts", id: board.id }) }, "Charts of this board")),
-    measured(board), form.node,
+    leaders(board), measured(board), form.node,
     el("div", { class: "wide main", tabindex: "0", role: "region", "aria-label": "Leaderboard" }, table),
     more, legend(board));
 
@@ -59,7 +59,7 @@ function boardView(state) {
 function headRows(columns) {
   const runs = [];
   for (const c of columns) {
-    if (runs.length && runs.at(-1).group === c.group) runs.at(-1).count += 1;
+    if (runs.length > 1 && runs.at(-1).group === c.group) runs.at(-1).count += 1;
     else runs.push({ group: c.group, count: 1 });
   }
   const top = el("tr", { class: "groups" }, runs.map(({ group, count }) =>
@@ -77,7 +77,7 @@ function headCell(c, start) {
     const other = c.first === "asc" ? "desc" : "asc";
     change({ sort: c.key, dir: now.sort === c.key && now.dir === c.first ? other : c.first });
   };
-  return el("th", { scope: "col", "data-key": c.key, class: `${c.kind} ${start ? "start" : ""} ${c.group}` },
+  return el("th", { scope: "col", "data-key": c.key, class: `${c.look} ${start ? "start" : ""} ${c.group}` },
     el("button", { type: "button", onclick: press, title: c.hint || null },
       c.foreign ? foreign(clipped(c.title, 30)) : c.title,
       el("span", { class: "arrow", "aria-hidden": "true" })));
@@ -97,8 +97,29 @@ function bodyRow(row, columns) {
   return el("tr", { class: kind, "data-row": row.id }, columns.map((c, i) => {
     const content = [c.cell(row)].flat(3).filter((x) => x !== null && x !== undefined);
     if (c.key === "defense") return el("th", { scope: "row", class: "text" }, content);
-    return el("td", { class: `${c.kind} ${starts(columns, i) ? "start" : ""} ${c.group}` }, content);
+    return el("td", { class: `${c.look} ${starts(columns, i) ? "start" : ""} ${c.group}` }, content);
   }));
+}
+
+/** Leaders named at most; their number is told. */
+const MOST_LEADERS = 6;
+
+/** Who wins, in a sentence: one row, or all that the rank intervals leave in question. */
+function leaders(board) {
+  const first = board.rows.filter((row) => row.rank?.[0] === 1);
+  if (!first.length) return el("p", { class: "leaders" }, "No row is ranked.");
+  const names = first.slice(0, MOST_LEADERS).map((row, i) => [
+    i ? ", " : "", defenseLink(row.id, foreign(clipped(row.label, 40))), ` ${percent(row.best[VALUE])} %`,
+  ]);
+  const rest = first.length > MOST_LEADERS ? ` and ${first.length - MOST_LEADERS} more` : "";
+  const says = first.length === 1
+    ? [el("b", {}, "First in the worst case: "), names,
+      first[0].rank[1] === 1 ? ", told apart from every other row." : "."]
+    : [el("b", {}, `A tie of ${first.length} for the first place: `), names, rest,
+      ". Their rank intervals all reach 1."];
+  const weak = first.every((row) => row.best[VALUE] <= board.majority);
+  return el("p", { class: "leaders" }, says.flat(3), weak
+    ? ` Always answering the largest class would be right as often or more: ${percent(board.majority)} %.` : null);
 }
 
 /** What a number of this board is: protocol, threat, data, statistics, how to object. */
@@ -143,10 +164,10 @@ function legend(board) {
   return el("section", { class: "legends", "aria-labelledby": "legend" },
     el("h3", { id: "legend" }, "What the words mean"),
     part("Columns", [
-      ["Rank", "95 % interval of the rank; rows whose intervals overlap are not told apart."],
-      ["Worst case", "Share of samples decided rightly under every attack known, sample by sample."],
+      ["Rank", "95 % interval of the rank: 1–4 means the first to the fourth place. Rows whose intervals overlap are not told apart."],
+      ["Worst case", "Share of samples decided rightly without attack and under every attack known. This number is ranked."],
       ["Standard suite", "The same over the suite's attacks: the number before any stronger attack was found."],
-      ["To the best", "Paired difference to the best row, in points, with interval and adjusted p."],
+      ["To the best", "Paired difference to the best row, in points, with its interval; p of McNemar's exact test, the largest over seeds, adjusted for all rows of the board."],
       ["Attack families", "The lowest accuracy over a family's variants; each variant is on the defense's page."],
       ["Certified", "Proven, from clean embeddings; never to be compared with an accuracy under attack."],
       ["± (Seeds)", "Standard deviation of the worst case over seeds, in points."],
