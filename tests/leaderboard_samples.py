@@ -157,7 +157,8 @@ def _row(rng, at, r, rows, attacks, flaw):
         )
         lowered = [
             Lowered(
-                attack=last, author=flaw(r, "Eve"), entry="challenge", date="2030-01-31",
+                attack=last, author=flaw(r, "Eve"), entry="challenge", badge="claimed",
+                date="2030-01-31",
                 before=share(min(1.0, worst + 0.1)), after=share(worst),
             )
         ]  # fmt: skip
@@ -316,7 +317,9 @@ def failed(defense, attack, seed, status="timeout", reason="20 minutes", **optio
     )  # fmt: skip
 
 
-def entry(name, records, *, created="2030-01-01", author="Ann O'Nym", badge="claimed"):
+def entry(
+    name, records, *, created="2030-01-01", author="Ann O'Nym", badge="claimed", added=0
+):
     """An entry of these records."""
     return LoadedEntry(
         manifest=Manifest(
@@ -324,7 +327,7 @@ def entry(name, records, *, created="2030-01-01", author="Ann O'Nym", badge="cla
             cibench="1.0", link="https://example.org/code", files={},
             citations={"copur": "Liu and others 2022"},
         ),
-        verification=Verification(badge=badge, records=len(records)),
+        verification=Verification(badge=badge, records=len(records), added=added),
         records=list(records),
         digest=f"{len(records):064x}",
     )  # fmt: skip

@@ -278,11 +278,102 @@ def test_different_numbers_for_one_cell_name_both_entries():
         boards_of([old, new])
 
 
-def test_a_finished_cell_takes_the_place_of_a_failed_one():
+def test_a_row_stands_on_one_entry_whose_gaps_no_stranger_fills():
     cells = row_cells("copur")
-    old = entry("old", [*cells[:2], failed("copur", PGD, 0)], created="2029-01-01")
-    found = only(boards_of([old, entry("new", cells)]))
-    assert (found.rows[0].trouble, found.rows[0].entry) == ("", "old")
+    old = entry("old", [*cells[:2], failed("copur", PGD, 0)])
+    one_cell = entry("stranger", cells[2:], author="Eve", added=1)
+    row = only(boards_of([old, one_cell])).rows[0]
+    assert (row.trouble, row.entry) == (
+        "1 of 1 seeds timeout under attack " + PGD,
+        "old",
+    )
+    assert row.rank is None
+    whole = entry("whole", cells, author="Bob", added=2)
+    row = only(boards_of([old, one_cell, whole])).rows[0]
+    assert (row.trouble, row.entry, row.author) == ("", "whole", "Bob")
+
+
+def test_the_order_of_entries_is_when_they_were_added_whatever_they_claim():
+    old = entry("old", row_cells("copur"), author="Ann", added=1)
+    copy = entry("copy", row_cells("copur"), created="1999-01-01", added=2)
+    assert only(boards_of([copy, old])).rows[0].author == "Ann"
+    strong = record("copur", "evil:agents=random:1", 0, ~ALL)
+    again = msgspec.structs.replace(strong, created="1999-01-01T00:00:00+00:00")
+    first = entry("alice", [strong], author="Alice", created="2030-05-01", added=3)
+    second = entry("mallory", [again], author="Mallory", created="1999-01-01", added=4)
+    row = only(boards_of([second, first, old])).rows[0]
+    assert [one.author for one in row.lowered] == ["Alice"]
+
+
+def test_strangers_say_nothing_of_a_row_but_what_their_attack_did():
+    base = entry("base", [*row_cells("copur"), *row_cells("none")])
+    flags = ["gradient-unusable", "oracle-information", "transfer-beats-adaptive"]
+    evil = record(
+        "copur", "evil:agents=random:1", 0, ALL, flags=flags, time_series=True,
+        personal=False, agents=["e0", "e1", "e2", "e3"], classes=["x", "y"],
+        notes=["Best: Eve"], created="1970-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    board = only(boards_of([entry("a-eve", [evil], added=1), base]))
+    alone = only(boards_of([base]))
+    for ours, theirs in zip(board.rows, alone.rows, strict=True):
+        same = ("rank", "oracle", "adaptive", "flags", "standard", "best_known")
+        assert [getattr(ours, n) for n in same] == [getattr(theirs, n) for n in same]
+    for name in ("agents", "classes", "notes", "time_series", "intervals"):
+        assert getattr(board, name) == getattr(alone, name)
+
+
+def test_many_strangers_do_not_outvote_the_samples_or_the_suite():
+    base = entry("base", [*row_cells("copur"), *row_cells("none")])
+    labels = 1 - np.arange(10) % 2
+    crowd = [
+        entry(
+            f"e{at}",
+            [record(f"d{at}", FLIP, 0, ALL, labels=labels), odd(f"d{at}")],
+            added=1 + at,
+        )
+        for at in range(5)
+    ]
+    found = boards_of([*crowd, base])
+    board = next(b for b in found.boards if b.budget is None)
+    row = row_of(board, "copur")
+    assert row.standard.value == 0.6
+    assert [column.attack for column in board.columns if column.standard] == list(TWO)
+    assert "other test samples" in row_of(board, "d0").trouble
+
+
+def odd(defense):
+    """A record of the suite's attack that claims a budget."""
+    part = msgspec.structs.replace(attack_part(PGD), budget=9.0)
+    return record(defense, PGD, 0, ALL, parts=[part])
+
+
+def test_a_witness_alone_makes_no_row_adaptively_evaluated():
+    witness = "witness:agents=random:1,digest=abc"
+    part = msgspec.structs.replace(attack_part(witness), knowledge="adaptive")
+    cells = [
+        record("copur", "none", 0, ALL),
+        record("copur", FLIP, 0, EIGHT),
+        record("copur", witness, 0, SIX, parts=[part]),
+    ]
+    (row,) = only(boards_of([entry("base", cells)], [FLIP])).rows
+    assert row.adaptive == "none"
+
+
+def test_versions_of_an_attack_are_columns_of_their_own():
+    def sharp(version, right):
+        part = attack_part("sharp:agents=random:1")
+        own = msgspec.structs.replace(
+            part.component, distribution="acme", version=version
+        )
+        part = msgspec.structs.replace(part, component=own)
+        return record("copur", "sharp:agents=random:1", 0, right, parts=[part])
+
+    base = entry("base", row_cells("copur"))
+    one = entry("one", [sharp("1", np.arange(10) > 0)], added=1)
+    two = entry("two", [sharp("2", np.arange(10) > 2)], added=2)
+    (row,) = only(boards_of([base, one, two])).rows
+    assert [step.entry for step in row.lowered] == ["one", "two"]
+    assert "sharp:agents=random:1 of acme 2" in row.results
 
 
 def test_versions_and_distributions_are_rows_of_their_own():
@@ -307,8 +398,8 @@ def test_a_stronger_attack_lowers_the_row_and_keeps_the_old_number():
         boards_of(
             [
                 base,
-                entry("z-first", [weak], author="Ann", created="2030-03-03"),
-                entry("eve", [strong, later], author="Eve", created="2030-04-02"),
+                entry("z-first", [weak], author="Ann", added=1),
+                entry("eve", [strong, later], author="Eve", added=2),
             ],
             seeds=2,
         )
@@ -367,7 +458,7 @@ def test_another_distributions_attack_never_passes_for_the_suites():
     board = only(boards_of([entry("base", cells)]))
     (row,) = board.rows
     assert row.trouble == f"no record under attack {FLIP}"
-    assert row.results[f"{FLIP} of evil"].share.value == 1.0
+    assert row.results[f"{FLIP} of evil 1"].share.value == 1.0
 
 
 def test_the_witnesses_of_an_entry_are_one_column():

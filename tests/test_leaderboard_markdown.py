@@ -103,7 +103,7 @@ def test_a_lowered_row_keeps_its_old_number_and_names_the_author(leaderboard, pa
     step = row.lowered[0]
     before, after = 100 * step.before.value, 100 * step.after.value
     assert f"lowered from {before:.1f} to {after:.1f}" in page
-    assert f"of {step.author}, {step.date}" in page
+    assert f"of {step.author} ({step.badge}), {step.date}" in page
     _, steps = table(board_page(board, leaderboard), "Lowered by stronger attacks")
     assert steps[0]["author"] == step.author
     assert steps[0]["before (%)"] == shown_share(step.before)

@@ -32,10 +32,11 @@ def make_board(
     if asks_clean(group, suite):
         clean_label = next(s.label for s in suite.scenarios if s.attack == "none")
     rows = [contender(group, row, seen, columns, clean_label) for row in group.rows]
-    finished = [h.record for one in rows for h in one.held if h.record.outcomes]
+    done = [held for one in rows for held in one.held if held.record.outcomes]
+    finished = [held.record for held in done]
     first = min(
-        finished, key=lambda record: (record.dataset.spec, record.created, record.key)
-    )
+        done, key=lambda h: (h.entry.age, h.record.created, h.record.key)
+    ).record
     corrupts = any(part.corrupts for record in finished for part in record.attack)
     names, place, threat = first.agents, group.place, group.threat
     return Board(
@@ -63,7 +64,9 @@ def make_board(
         ),
         notes=_notes(seen, first.notes),
         columns=columns,
-        rows=build_rows(group, seen, columns, rows, name, suite, suite_name),
+        rows=build_rows(
+            group, seen, columns, rows, name, suite, suite_name, first.time_series
+        ),
         date=max(record.created[:10] for record in finished),
     )
 

@@ -213,16 +213,18 @@ def _lowered(board: Board) -> list[str]:
     rows = [
         [
             defense(row, plain=True), markdown(step.date), code(step.attack, 200),
-            markdown(step.author), markdown(step.entry), share(step.before, n=board.n),
+            markdown(step.author), markdown(step.entry), markdown(step.badge),
+            share(step.before, n=board.n),
             share(step.after, n=board.n),
         ]
         for row in board.rows
         for step in row.lowered
     ]  # fmt: skip
     columns = [
-        "defense", "date", "attack", "author", "entry", "before (%)", "after (%)",
+        "defense", "date", "attack", "author", "entry", "badge", "before (%)",
+        "after (%)",
     ]  # fmt: skip
-    return ["## Lowered by stronger attacks", table(columns, rows, "lllllrr")] * bool(
+    return ["## Lowered by stronger attacks", table(columns, rows, "llllllrr")] * bool(
         rows
     )
 

@@ -12,6 +12,7 @@ from .command import plain_slug, unique
 from .curves import Drawn, make_curves
 from .entries import LoadedEntry as LoadedEntry
 from .entries import listed
+from .homes import settle
 from .model import Column, Leaderboard, Row
 from .places import Group, gather
 
@@ -41,6 +42,9 @@ def make_leaderboard(
         UsageError: two entries have different numbers for one cell.
     """
     groups = gather(entries, suite)
+    specs = {scenario.attack for scenario in suite.scenarios}
+    for group in groups:
+        settle(group, specs, suite.seeds)
     ids = unique((_id(group), (group.place, group.threat)) for group in groups)
     boards = []
     for name, group in zip(ids, groups, strict=True):

@@ -12,7 +12,7 @@ from ..bootstrap import Booleans
 from ..results import CellRecord
 from ..results.record import Timings
 from .model import Column, Cost
-from .naming import NOBODY, OWN
+from .naming import NOBODY, OWN, WITNESS
 from .places import Group, Held, RowKey
 from .worst import Outcome, Samples, outcome
 
@@ -46,6 +46,8 @@ class Contender:
 
     key: RowKey
     held: list[Held]
+    own: list[CellRecord]
+    """Those of the entry it stands on: what others bring says nothing of the defense."""
     outcome: Outcome
     oracle: bool
     standard: Booleans | None
@@ -82,7 +84,9 @@ def contender(
     """
     found = outcome(group, row, board)
     held = group.of(row)
-    oracle = any("oracle-information" in h.record.flags for h in held)
+    home = [h.record for h in held if h.entry.name == group.home[row]]
+    own = home or [h.record for h in held]
+    oracle = any("oracle-information" in record.flags for record in own)
     standard = [column.attack for column in columns if column.standard]
     gaps: dict[str, str] = {}
     troubles = []
@@ -115,6 +119,7 @@ def contender(
     return Contender(
         key=row,
         held=held,
+        own=own,
         outcome=found,
         oracle=oracle,
         standard=worst,
@@ -155,7 +160,7 @@ def _steps(
     *,
     oracle: bool,
 ) -> tuple[list[Step], Booleans]:
-    """Attacks beyond the suite by date, each with the worst case before and after it."""
+    """Attacks beyond the suite as they came, with the worst case before and after."""
     extra = []
     for column in columns:
         by_seed = group.attacked[row].get(column.attack, {})
@@ -163,10 +168,10 @@ def _steps(
         if not column.standard and found.attacked.get(column.attack):
             newest = max(held.record.created[:10] for held in done)
             oldest = min(done, key=lambda held: (held.entry.age, held.record.seed))
-            extra.append((newest, oldest.entry.age, column.attack, oldest))
+            extra.append((oldest.entry.age, newest, column.attack, oldest))
     steps = []
     best, known = worst, []
-    for date, _, attack, held in sorted(extra, key=lambda one: one[:3]):
+    for _, date, attack, held in sorted(extra, key=lambda one: one[:3]):
         known.append(attack)
         after = found.worst(known, board.seeds, oracle=oracle)
         assert after is not None
@@ -192,8 +197,10 @@ def _reasons(
 
 def adaptive(one: Contender) -> Adaptive:
     """Whether an attack of the board knew the defense; see `Row.adaptive`."""
-    done = [h.record for h in one.held if h.record.outcomes is not None]
+    done = [record for record in one.own if record.outcomes is not None]
     met = [record for record in done if any(p.agents != "none" for p in record.attack)]
+    # What a witness's author knew is a claim, and no gradient went through the defense.
+    met = [r for r in met if all(p.component.name != WITNESS for p in r.attack)]
     if any("transfer-beats-adaptive" in record.flags for record in met):
         return "misled"
     enough = {"adaptive"} | ({"fusion"} if one.role == "undefended" else set())

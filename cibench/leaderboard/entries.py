@@ -31,9 +31,9 @@ class LoadedEntry:
         return self.manifest.name
 
     @property
-    def age(self) -> tuple[str, str]:
-        """Orders entries from the oldest."""
-        return self.manifest.created, self.manifest.name
+    def age(self) -> tuple[int, str, str]:
+        """Orders entries as they were added."""
+        return self.verification.added, self.manifest.created, self.manifest.name
 
 
 def badge_text(verification: Verification) -> str:

@@ -96,7 +96,7 @@ def _board(board: Board, short: dict[str, str]) -> list[str]:
     lowered = [
         f"{defense(row, plain=True)}: lowered from {percent(step.before.value)} to"
         f" {percent(step.after.value)} by {code(step.attack)} of"
-        f" {markdown(step.author)}, {markdown(step.date)}"
+        f" {markdown(step.author)} ({markdown(step.badge)}), {markdown(step.date)}"
         for row in board.rows
         for step in row.lowered
     ]

@@ -60,6 +60,8 @@ class Lowered(_Base, frozen=True, kw_only=True):
     attack: str
     author: str
     entry: str
+    badge: str = ""
+    """Of that entry."""
     date: str
     before: Share
     """The row's accuracy without it."""

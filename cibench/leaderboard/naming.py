@@ -12,7 +12,7 @@ from ..spec import Spec
 OWN = "cibench"
 #: The attack of records in which no agent is compromised.
 NOBODY = "none"
-_WITNESS = "witness"
+WITNESS = "witness"
 
 
 def parsed(text: str) -> Spec:
@@ -60,10 +60,12 @@ def _spec(record: CellRecord, suite: Set[str]) -> str:
     if record.attack and all(part.agents == "none" for part in record.attack):
         return NOBODY
     spec = "+".join(part.component.spec for part in record.attack)
-    others = {part.component.distribution for part in record.attack} - {OWN}
-    return (
-        f"{spec} of {', '.join(sorted(others))}" if others and spec in suite else spec
-    )
+    others = {
+        f"{part.component.distribution} {part.component.version}"
+        for part in record.attack
+        if part.component.distribution != OWN
+    }
+    return f"{spec} of {', '.join(sorted(others))}" if others else spec
 
 
 def _joined(record: CellRecord, entry: str) -> str:
@@ -75,4 +77,4 @@ def _joined(record: CellRecord, entry: str) -> str:
 
 
 def _is_witness(part: AttackPart) -> bool:
-    return (part.component.name, part.component.distribution) == (_WITNESS, OWN)
+    return (part.component.name, part.component.distribution) == (WITNESS, OWN)

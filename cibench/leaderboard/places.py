@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .._errors import SpecError, UsageError
 from ..results import CellRecord
@@ -14,6 +14,9 @@ from ..spec import Spec
 from ..study import Study, StudyScenario, plugin_name
 from .entries import LoadedEntry
 from .naming import NOBODY, OWN, columns
+
+Age = tuple[int, str, str]
+T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class Place(NamedTuple):
@@ -75,6 +78,7 @@ class Group:
         attacked: by row, attack and seed.
         clean: those without compromised agents, by row and seed.
         every: all of a row and entry, repeated cells included.
+        home: the entry whose cells of the suite a row stands on, by row.
     """
 
     place: Place
@@ -82,6 +86,7 @@ class Group:
     attacked: dict[RowKey, dict[str, dict[int, Held]]] = field(default_factory=dict)
     clean: dict[RowKey, dict[int, Held]] = field(default_factory=dict)
     every: dict[tuple[RowKey, str], list[Held]] = field(default_factory=dict)
+    home: dict[RowKey, str] = field(default_factory=dict)
 
     @cached_property
     def undefended(self) -> list[RowKey]:
@@ -140,19 +145,18 @@ def required(
     group: Group, suite: Study, groups: Iterable[Group]
 ) -> list[StudyScenario]:
     """The suite's attacks that have the board's threat, in the suite's order."""
-    threats: dict[str, Counter[Threat]] = {}
+    threats: dict[str, list[tuple[Age, Threat]]] = {}
     for other in groups:
         for by_attack in other.attacked.values():
             for attack, by_seed in by_attack.items():
-                seen = threats.setdefault(attack, Counter())
-                seen[other.threat] += len(by_seed)
+                told = threats.setdefault(attack, [])
+                told += [(held.entry.age, other.threat) for held in by_seed.values()]
     found = []
     for scenario in suite.scenarios:
         if scenario.attack == NOBODY or not _applies(scenario, group.place):
             continue
-        seen = threats.get(scenario.attack, Counter())
-        ordered = sorted(seen, key=lambda threat: (-seen[threat], threat))
-        meant = ordered[0] if ordered else threat_of_text(scenario.attack)
+        told = threats.get(scenario.attack, [])
+        meant = of_oldest(told) if told else threat_of_text(scenario.attack)
         if meant == group.threat:
             found.append(scenario)
     return found
@@ -196,17 +200,22 @@ def _threat(record: CellRecord) -> Threat:
 
 def _threats(held: Sequence[Held]) -> dict[str, Threat]:
     """By attack: for records of cells whose attack could not be looked at."""
-    found: dict[str, Counter[Threat]] = {}
+    found: dict[str, list[tuple[Age, Threat]]] = {}
     for one in held:
-        seen = found.setdefault(one.attack, Counter())
+        told = found.setdefault(one.attack, [])
         if any(part.agents for part in one.record.attack):
-            seen[_threat(one.record)] += 1
+            told.append((one.entry.age, _threat(one.record)))
     return {
-        attack: min(seen, key=lambda threat: (-seen[threat], threat))
-        if seen
-        else threat_of_text(attack.partition(" of ")[0])
-        for attack, seen in found.items()
+        attack: of_oldest(told) if told else threat_of_text(attack.partition(" of ")[0])
+        for attack, told in found.items()
     }
+
+
+def of_oldest(told: Sequence[tuple[Age, T]]) -> T:
+    """What the oldest entry says, by most of its records: later ones have no vote."""
+    oldest = min(age for age, _ in told)
+    votes = Counter(value for age, value in told if age == oldest)
+    return min(votes, key=lambda value: (-votes[value], value))
 
 
 def _place(record: CellRecord) -> Place:

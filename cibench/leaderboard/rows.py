@@ -63,6 +63,7 @@ def build_rows(
     board: str,
     suite: Study,
     suite_name: str,
+    time_series: bool,
 ) -> list[Row]:
     """The rows of a board as they are shown.
 
@@ -71,9 +72,9 @@ def build_rows(
 
     Args:
         board: its id, with which those of the rows begin.
+        time_series: whether neighbouring samples are correlated.
     """
-    series = any(one.first.time_series for one in contenders)
-    cases = WorstCases(contenders, seen, time_series=series)
+    cases = WorstCases(contenders, seen, time_series=time_series)
     plain = [defense_label(suite, one.first.defense) for one in contenders]
     # Contenders come sorted by what identifies them, so that ids do not depend on order.
     ids = unique((plain_slug(f"{board} {one.key.spec}"), one.key) for one in contenders)
@@ -155,6 +156,7 @@ def _row(
                 attack=step.attack,
                 author=step.held.entry.manifest.author,
                 entry=step.held.entry.name,
+                badge=step.held.entry.verification.badge,
                 date=step.date,
                 before=cases.share(step.before),
                 after=cases.share(step.after),
@@ -179,10 +181,10 @@ def _flags(one: Contender) -> list[str]:
 
     The worst case is adaptive if one attack is, and no weaker than the strongest.
     """
-    found = {flag for held in one.held for flag in held.record.flags}
+    found = {flag for record in one.own for flag in record.flags}
     if adaptive(one) != "none":
         found.discard("not-adaptive")
-    knowing = [held.record for held in one.held if knows(held.record)]
+    knowing = [record for record in one.own if knows(record)]
     for flag in OF_ATTACKS:
         if any(flag not in record.flags for record in knowing):
             found.discard(flag)

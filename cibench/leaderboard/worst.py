@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bootstrap import Booleans
-from ..results import Outcomes
 from ..statistics import deviation, wilson_interval
 from .model import Column, Share
-from .places import Group, Held, RowKey
-
-T = TypeVar("T", bound=tuple[object, ...])
+from .places import Age, Group, RowKey, of_oldest
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,30 +76,30 @@ class Outcome:
 
 
 def samples(group: Group, columns: Sequence[Column], seeds: int) -> Samples | None:
-    """The samples most rows decide; None where nothing was decided.
+    """The samples the rows decide, as the oldest entry says; None where none were decided.
 
     Which of them count is up to the suite's attacks, where the board has one: a challenge
     that counts fewer must not change what the other numbers are about.
     """
-    votes: Counter[tuple[int, ...]] = Counter()
+    told: list[tuple[Age, tuple[int, ...]]] = []
     for row in group.rows:
-        first = next(
-            (h.record.outcomes for h in group.of(row) if h.record.outcomes), None
-        )
-        if first is not None and first.labels:
-            votes[tuple(first.labels)] += 1
-    if not votes:
+        for held in group.of(row):
+            outcomes = held.record.outcomes
+            if outcomes is not None and outcomes.labels:
+                told.append((held.entry.age, tuple(outcomes.labels)))
+    if not told:
         return None
-    labels = _most(votes)
+    labels = of_oldest(told)
     counts: dict[str, list[bool]] = {}
     for attack in (column.attack for column in columns):
-        seen: Counter[tuple[bool, ...]] = Counter()
+        masks: list[tuple[Age, tuple[bool, ...]]] = []
         for row in group.rows:
-            held = _first(group.attacked[row].get(attack, {}))
-            if held is not None and len(held.counted) == len(labels):
-                seen[tuple(held.counted)] += 1
-        if seen:
-            counts[attack] = list(_most(seen))
+            for held in group.attacked[row].get(attack, {}).values():
+                outcomes = held.record.outcomes
+                if outcomes is not None and len(outcomes.counted) == len(labels):
+                    masks.append((held.entry.age, tuple(outcomes.counted)))
+        if masks:
+            counts[attack] = list(of_oldest(masks))
     counted = np.ones(len(labels), dtype=bool)
     standard = {column.attack for column in columns if column.standard}
     for attack, mask in counts.items():
@@ -206,12 +201,3 @@ def _compromised(
 def _bits(bits: tuple[int, ...], agents: int) -> Booleans:
     """`(agents, n)` whether each agent is compromised."""
     return np.array([[b >> agent & 1 for b in bits] for agent in range(agents)], bool)
-
-
-def _first(by_seed: dict[int, Held]) -> Outcomes | None:
-    found = (by_seed[seed].record.outcomes for seed in sorted(by_seed))
-    return next((outcomes for outcomes in found if outcomes is not None), None)
-
-
-def _most(votes: Counter[T]) -> T:
-    return min(votes, key=lambda vote: (-votes[vote], vote))

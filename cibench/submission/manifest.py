@@ -84,3 +84,5 @@ class Verification(_Base, frozen=True, kw_only=True):
     """Cells that were run again, all of them with the recorded results."""
     date: str = ""
     cibench: str = ""
+    added: int = 0
+    """Place in the order in which entries came: what dates they claim decides nothing."""

@@ -66,7 +66,7 @@ function loweredList(row) {
   if (!row.lowered.length) return null;
   return el("ol", {}, row.lowered.map((item) => el("li", {},
     `${percent(item.before[VALUE])} % → ${percent(item.after[VALUE])} % (${interval(item.after)}) by `,
-    foreign(item.author), ", ", foreign(item.date), ", entry ", foreign(item.entry), ": ",
+    foreign(item.author), ", ", foreign(item.date), ", entry ", foreign(item.entry), " (", foreign(item.badge), "): ",
     el("code", {}, foreign(item.attack)))));
 }
 

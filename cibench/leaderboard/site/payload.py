@@ -150,6 +150,7 @@ def _lowered(item: Lowered) -> Plain:
         "attack": shown(item.attack, SENTENCE),
         "author": shown(item.author, NAME),
         "entry": shown(item.entry, NAME),
+        "badge": shown(item.badge, NAME),
         "date": shown(item.date, NAME),
         "before": _share(item.before),
         "after": _share(item.after),
