@@ -89,7 +89,8 @@ def _left_standing(record: CellRecord, metrics: Metrics) -> float:
     Where samples of the target class count, deciding them as it is no achievement.
     """
     goals = [part.target for part in record.attack if part.counts_target]
-    goals = [goal for goal in goals if goal != "other"]  # never the label itself
+    # The other class is never the label itself.
+    goals = [goal for goal in goals if goal not in ("other", "any")]
     if not goals or record.outcomes is None:
         return metrics.attacked_undefended.value
     named = goals[0] in record.classes

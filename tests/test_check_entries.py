@@ -94,6 +94,18 @@ def test_entries_are_never_edited(repository):
     assert "changes of ['records.jsonl.xz']" in done.stderr
 
 
+def test_withdrawals_are_reviewed_and_said(repository):
+    folder, _, check = repository
+    (entry,) = (folder / "entries").iterdir()
+    for file in entry.iterdir():
+        file.unlink()
+    entry.rmdir()
+    assert "expected a withdrawal" in check("--reviewed", "true").stderr
+    (folder / "CORRECTIONS.md").write_text("- withdrawn, and why")
+    assert "expected a withdrawal" in check("--reviewed", "false").stderr
+    assert check("--reviewed", "true").returncode == 0
+
+
 def test_a_broken_verification_is_told(repository):
     folder, second, check = repository
     place = put(folder, second)
@@ -111,7 +123,8 @@ def test_an_honest_entry_passes(repository, tmp_path_factory):
     (folder / "leaderboard.toml").write_text(SETTINGS)
     for other in (folder / "entries").iterdir():
         other.rename(folder / "aside")
-    assert cli.invoke(["leaderboard", "add", bundle, str(folder), "--no-build"]) == 0
+    arguments = ["leaderboard", "add", bundle, str(folder), "--no-build"]
+    assert cli.invoke([*arguments, "--replay", "none"]) == 0
     (folder / "aside").rename(folder / "entries" / "e0")
     done = check()
     assert done.returncode == 0, done.stderr

@@ -214,7 +214,7 @@ def test_what_only_one_run_has_is_named():
     assert found.only_before == ["toy · flip · copur · seed 0"]
     assert found.only_after == ["toy · flip · vflip · seed 1"]
     assert [row.seeds for row in found.rows] == [[1], [1]]
-    assert found.regressions == []
+    assert found.regressions == ["toy · flip · copur · seed 0: gone"]
 
 
 def test_of_several_records_of_a_cell_the_newest_counts():

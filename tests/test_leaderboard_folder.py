@@ -173,11 +173,11 @@ def test_figures_of_another_matplotlib_are_told(copy):
 
 
 def test_only_generated_folders_are_cleaned(copy):
-    (copy / "entries" / "e0" / "note.txt").write_text("kept")
+    (copy / "entries" / ".note").write_text("kept")
     (copy / "CONTRIBUTING.md").write_text("kept")
     (copy / "boards" / "gone.md").write_text("not kept")
     assert building.build(copy) == ["boards/gone.md"]
-    assert (copy / "entries" / "e0" / "note.txt").exists()
+    assert (copy / "entries" / ".note").exists()
     assert (copy / "CONTRIBUTING.md").exists()
 
 
@@ -258,8 +258,32 @@ def test_entries_are_checked(made, tmp_path):
     packed = b"no xz file"
     (entry / "records.jsonl.xz").write_bytes(packed)
     digest = hashlib.sha256(packed).hexdigest()
-    edited(entry, files={"records.jsonl.xz": {"sha256": digest, "size": 10}})
+    files = json.loads((entry / "bundle.json").read_bytes())["files"]
+    edited(entry, files={**files, "records.jsonl.xz": {"sha256": digest, "size": 10}})
     with pytest.raises(OutputError, match="expected a record of this version"):
+        read_entry(entry)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"replayed": 999_999}, {"reran": 999_999}, {"witnesses": 7}, {"replayed": 0},
+        {"badge": "reproduced", "reran": 0}, {"records": 5}, {"replayed": -1},
+    ],
+)  # fmt: skip
+def test_counts_that_do_not_earn_the_badge_are_refused(made, tmp_path, lie):
+    entry = shutil.copytree(made / "entries" / "e0", tmp_path / "e0")
+    read_entry(entry)
+    path = entry / "verification.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **lie}))
+    with pytest.raises(OutputError, match=r"verification\.json: expected"):
+        read_entry(entry)
+
+
+def test_an_entry_holds_its_three_files_alone(made, tmp_path):
+    entry = shutil.copytree(made / "entries" / "e0", tmp_path / "e0")
+    (entry / "evil.pkl").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"alone, got 'evil\.pkl' too"):
         read_entry(entry)
 
 

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load, save
 
 from cibench import cli
+from cibench.execute.keys import options_text
 from cibench.results import Proportion
 from cibench.submission.inputs import cell_key
 from cibench.submission.names import witness_name
@@ -176,10 +177,26 @@ def test_a_removed_flag(bundle, verify):
     caught(verify(bundle.save("x")), "expected not-adaptive")
 
 
-def test_a_raised_radius_is_caught_only_by_running_again(bundle, verify):
+def test_a_radius_that_an_attack_contradicts_is_refused(bundle, verify):
     cell = bundle.only("--none--randomized-ablation--")
     (one,) = bundle.records[cell].certificates
-    raised = [min(3.0, radius + 1) for radius in one.radius]
+    raised = msgspec.structs.replace(one, radius=[3.0] * len(one.radius))
+    bundle.change(cell, certificates=[raised])
+    caught(verify(bundle.save("x"), "--replay", "none"), "certifies against as many")
+
+
+def test_a_raised_radius_that_holds_is_caught_by_running_again(bundle, verify):
+    cell = bundle.only("--none--randomized-ablation--")
+    (one,) = bundle.records[cell].certificates
+    rows = [r.outcomes for r in bundle.records.values() if "ablation" in r.cell]
+    # Where the defense is wrong anyway, no attack can contradict a proof.
+    holds = [
+        rows[0].clean[at] != label or all(o.attacked[at] == label for o in rows)
+        for at, label in enumerate(rows[0].labels)
+    ]
+    pairs = zip(one.radius, holds, strict=True)
+    raised = [min(3.0, radius + 1) if held else radius for radius, held in pairs]
+    assert raised != one.radius
     other = msgspec.structs.replace(one, radius=raised)
     bundle.change(cell, certificates=[other])
     path = bundle.save("x")
@@ -187,12 +204,93 @@ def test_a_raised_radius_is_caught_only_by_running_again(bundle, verify):
     caught(verify(path, "--rerun", "6"), "radii are others when run again")
 
 
+def renamed(bundle, cell, part, **spec):
+    """An attack or defense whose spec hides what was configured."""
+    record = bundle.records[cell]
+    if part == "defense":
+        changed = msgspec.structs.replace(record.defense, **spec)
+        bundle.change(cell, defense=changed)
+    else:
+        (one,) = record.attack
+        own = msgspec.structs.replace(one.component, **spec)
+        bundle.change(cell, attack=[msgspec.structs.replace(one, component=own)])
+
+
+def rekeyed(bundle, cell, **inputs):
+    """The same cell with inputs and key as the harness would form them."""
+    record = bundle.records.pop(cell)
+    told = {**record.inputs, **inputs}
+    key = cell_key(told)
+    new = cell.replace(record.key[:8], key[:8])
+    if witness_name(cell) in bundle.files:
+        bundle.files[witness_name(new)] = bundle.files.pop(witness_name(cell))
+    bundle.records[new] = msgspec.structs.replace(
+        record, cell=new, inputs=told, key=key
+    )
+    return new
+
+
+def test_a_weakened_attack_does_not_pass_for_the_suites(bundle, verify):
+    """Fewer steps among the options, and a spec that does not say so."""
+    cell = bundle.only(PGD)
+    options = dict(bundle.records[cell].attack[0].component.options)
+    options["steps"] = 1
+    renamed(bundle, cell, "attack", options=options)
+    new = rekeyed(bundle, cell, **{"attack options": options_text(options)})
+    found = verify(bundle.save("x"), "--replay", "none")
+    caught(found, "attack pgd: expected the spec of its options")
+    assert "steps=1" in found["findings"][0]
+    assert new != cell
+
+
+def test_places_of_files_are_no_options_of_records(bundle, verify):
+    cell = bundle.only("--none--copur--")
+    component = bundle.records[cell].attack[0].component
+    options = {"file": "/etc/passwd", "agents": "none", "knowledge": "adaptive"}
+    options["knowledge"] = bundle.records[cell].attack[0].knowledge
+    renamed(bundle, cell, "attack", name="witness", spec="witness", options=options)
+    text, where = options_text(options), f"cibench {component.version}"
+    new = cell.replace("--none--", "--witness--")
+    record = bundle.records.pop(cell)
+    bundle.records[new] = msgspec.structs.replace(record, cell=new)
+    bundle.files.pop(witness_name(cell), None)
+    rekeyed(bundle, new, **{"attack": "witness", "attack options": text,
+                            "attack distribution": where})  # fmt: skip
+    caught(verify(bundle.save("x")), "expected no option that says where files are")
+
+
+def test_cibench_has_only_the_plugins_it_has(bundle, verify):
+    cell = bundle.only(PGD)
+    new = cell.replace("copur", "zz")
+    renamed(bundle, cell, "defense", name="zz", spec="zz")
+    bundle.records[new] = msgspec.structs.replace(bundle.records.pop(cell), cell=new)
+    bundle.files.pop(witness_name(cell))
+    rekeyed(bundle, new, defense="zz")
+    caught(verify(bundle.save("x")), "defense 'zz': expected one of cibench")
+
+
+def test_what_a_defense_is_told_is_flagged(bundle, verify):
+    cell = bundle.only(PGD)
+    flags = sorted([*bundle.records[cell].flags, "oracle-information"])
+    bundle.change(cell, flags=flags)
+    caught(verify(bundle.save("x")), "copur is not told which agents are compromised")
+
+
+def test_nothing_is_from_the_future(bundle, verify):
+    cell = bundle.only(PGD)
+    bundle.change(cell, created="9999-12-31T00:00:00+00:00")
+    caught(verify(bundle.save("x")), "expected a date until today, got '9999")
+
+
 def test_a_defense_that_is_not_installed(bundle, verify):
     cell = bundle.only(PGD)
     record = bundle.records[cell]
-    defense = msgspec.structs.replace(record.defense, name="absent", spec="absent")
+    defense = msgspec.structs.replace(
+        record.defense, name="absent", spec="absent", distribution="acme", version="1"
+    )
     new = record.cell.replace("copur", "absent")
-    inputs = {**record.inputs, "defense": "absent"}
+    named = {"defense": "absent", "defense distribution": "acme 1"}
+    inputs = {**record.inputs, **named}
     key = cell_key(inputs)
     new = new.replace(record.key[:8], key[:8])
     content = bundle.files.pop(witness_name(cell))

@@ -1,7 +1,8 @@
 """Verify the leaderboard entries that a pull request adds or changes.
 
-An entry is added whole and never edited; only its `verification.json` may change. What it
-says must agree with its records, and its badge is `claimed` unless a reviewer says so.
+An entry is added whole and never edited; only its `verification.json` may change. Its badge
+is `claimed` unless a reviewer says so, who alone may withdraw an entry, with a line in
+`CORRECTIONS.md`. That counts and files agree is checked with the pages.
 
     python tools/check_entries.py BASE [--reviewed true|false]
 
@@ -17,10 +18,11 @@ import sys
 from pathlib import Path
 
 ENTRIES = Path("leaderboard/entries")
+CORRECTIONS = Path("leaderboard/CORRECTIONS.md")
 
 
-def changes(base: str) -> dict[str, set[tuple[str, str]]]:
-    """By entry: `(status, file)` of what differs from a commit, as git names them."""
+def changes(base: str) -> tuple[dict[str, set[tuple[str, str]]], bool]:
+    """By entry `(status, file)` of what differs from a commit; whether corrections do."""
     listed = subprocess.run(
         ["git", "diff", "--name-status", "--no-renames", "-z", f"{base}...HEAD"],
         check=True,
@@ -28,16 +30,27 @@ def changes(base: str) -> dict[str, set[tuple[str, str]]]:
         text=True,
     ).stdout.split("\0")
     found: dict[str, set[tuple[str, str]]] = {}
+    corrected = False
     for status, name in zip(listed[::2], listed[1::2], strict=False):
         path = Path(name)
+        corrected |= path == CORRECTIONS
         if path.is_relative_to(ENTRIES):
             entry, *rest = path.relative_to(ENTRIES).parts
             found.setdefault(entry, set()).add((status, "/".join(rest)))
-    return found
+    return found, corrected
 
 
-def problems(entry: str, changed: set[tuple[str, str]], *, reviewed: bool) -> list[str]:
+def problems(
+    entry: str, changed: set[tuple[str, str]], *, reviewed: bool, corrected: bool
+) -> list[str]:
     """What is wrong with an entry, a sentence each; `cibench verify` says the rest."""
+    if not (ENTRIES / entry).exists():
+        if reviewed and corrected:
+            return []
+        return [
+            "expected a withdrawal to have the label `reviewed` and a line in"
+            f" {CORRECTIONS}, got one without"
+        ]
     edited = sorted(
         file
         for status, file in changed
@@ -67,10 +80,12 @@ def main() -> int:
     parser.add_argument("--reviewed", choices=["true", "false"], default="false")
     options = parser.parse_args()
     failed = False
-    for entry, changed in sorted(changes(options.base).items()):
+    reviewed = options.reviewed == "true"
+    found_changes, corrected = changes(options.base)
+    for entry, changed in sorted(found_changes.items()):
         print(f"entry {entry}", flush=True)
-        found = problems(entry, changed, reviewed=options.reviewed == "true")
-        if not found:
+        found = problems(entry, changed, reviewed=reviewed, corrected=corrected)
+        if not found and (ENTRIES / entry).exists():
             command = ["cibench", "verify", "--", str(ENTRIES / entry)]
             if subprocess.run(command, check=False).returncode:
                 found = ["cibench verify refuses it"]

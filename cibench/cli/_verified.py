@@ -13,6 +13,7 @@ from .._version import VERSION
 from ..submission.bundle import Bundle, read_any
 from ..submission.manifest import Verification
 from ..submission.verify import chosen, verify_bundle
+from ._named import check_names
 
 if TYPE_CHECKING:
     from ..grid import Cell
@@ -120,6 +121,8 @@ def verified(source: Path, wanted: Wanted) -> Verified:
         total = max(1, len(replays) + len(reruns))
         with progress(total, quiet=wanted.quiet, verbose=False) as shown:
             _static(bundle, shown)
+            check_dates(bundle)
+            check_names(bundle.records, found)
             for cells in _groups([*replays, *reruns], wanted, found):
                 cells.verify(bundle, replays, reruns, wanted, found, shown)
     except SubmissionError as error:
@@ -132,6 +135,21 @@ def _static(bundle: Bundle, shown: Shown) -> None:
     verify_bundle(
         bundle, lambda done, _: shown.prepared(bundle.records[done].cell, 0.0, "")
     )
+
+
+def check_dates(bundle: Bundle) -> None:
+    """Refuse records and submissions from the future.
+
+    Raises:
+        SubmissionError: one is dated after tomorrow, wherever that is.
+    """
+    latest = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    found = [bundle.manifest.created, *(r.created for r in bundle.records)]
+    late = max(found)
+    if late[:10] > latest.date().isoformat():
+        raise SubmissionError(
+            f"created: expected a date until today, got {late[:40]!a}"
+        )
 
 
 def _computable(records: Sequence[CellRecord], found: Verified) -> list[CellRecord]:

@@ -58,7 +58,8 @@ _COLUMNS = (
 @click.option(
     "--fail-on-regression",
     is_flag=True,
-    help="Exit with 4 if an accuracy is significantly lower, or a cell no longer ok.",
+    help="Exit with 4 if an accuracy is significantly lower, or a cell no longer ok or"
+    " gone.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(

@@ -84,7 +84,7 @@ def check_command(folder: Path, exact: bool, as_json: bool) -> int:
 @command.command("add")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @_FOLDER
-@verifying("none")
+@verifying("all")
 @click.option("--no-build", is_flag=True, help="Leave the generated files as they are.")
 def add_command(bundle: Path, folder: Path, **params: Any) -> int:
     """Verify BUNDLE, put it into the entries of DIR, and build the pages anew.

@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 
 from .._errors import CibenchError, OutputError, SubmissionError
+from .._version import VERSION
+from ..results import CellRecord
 from ..results.folder import write_atomically
 from ..submission.archive import Archive
 from ..submission.bundle import Bundle
@@ -17,6 +19,7 @@ from ..submission.manifest import MANIFEST, RECORDS, VERIFICATION, Verification
 from .build import boards_of
 from .entries import LoadedEntry
 from .folder import ENTRIES, entry_names, read_entries, read_settings
+from .naming import OWN
 
 
 def check_new(folder: Path, bundle: Bundle) -> None:
@@ -38,7 +41,9 @@ def check_new(folder: Path, bundle: Bundle) -> None:
         )
     new = LoadedEntry(
         manifest=bundle.manifest,
-        verification=Verification(records=len(bundle.records)),
+        verification=Verification(
+            records=len(bundle.records), added=_place(folder, name)
+        ),
         records=bundle.records,
         digest=bundle.digest,
     )
@@ -83,6 +88,9 @@ def add_entry(
         raise SubmissionError(
             f"bundle {source.name}: expected the file that was verified, got another"
         )
+    verification = msgspec.structs.replace(
+        verification, added=_place(folder, bundle.manifest.name)
+    )
     told = msgspec.json.encode(verification, order="deterministic")
     content[VERIFICATION] = msgspec.json.format(told, indent=1) + b"\n"
     target = folder / ENTRIES / bundle.manifest.name
@@ -105,6 +113,58 @@ def add_entry(
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _place(folder: Path, name: str) -> int:
+    """An entry's place in the order they came; after all others for a new one."""
+    known = {entry.name: entry.verification.added for entry in read_entries(folder)}
+    return known.get(name, 1 + max(known.values(), default=0))
+
+
+def _check_shared(entries: list[LoadedEntry], new: LoadedEntry) -> None:
+    """Refuse records that say other things of a data set than entries do.
+
+    Raises:
+        SubmissionError: labels, agents, classes or what kind of data it is differ.
+    """
+    known: dict[tuple[str, str], tuple[object, ...]] = {}
+    for entry in [*sorted(entries, key=lambda entry: entry.age), new]:
+        for record in entry.records:
+            if record.outcomes is None or "partial" in record.flags:
+                continue
+            data = record.dataset.spec, record.fingerprint
+            told = (
+                *(record.outcomes.labels, record.agents, record.classes),
+                *(record.time_series, record.personal),
+            )
+            if known.setdefault(data, told) != told and entry is new:
+                raise SubmissionError(
+                    f"bundle {new.name}: {record.cell}: expected the labels, agents and"
+                    f" classes of {record.dataset.spec} as other entries have them, got"
+                    " others"
+                )
+
+
+def _check_versions(entries: list[LoadedEntry], bundle: Bundle) -> None:
+    """Refuse versions of cibench that neither this one nor any entry is.
+
+    Raises:
+        SubmissionError: one claims to be of another.
+    """
+
+    def versions(records: list[CellRecord]) -> set[str]:
+        parts = [p for r in records for p in (r.dataset, r.defense)]
+        parts += [part.component for r in records for part in r.attack]
+        return {p.version for p in parts if p.distribution == OWN}
+
+    known = {VERSION}.union(*(versions(entry.records) for entry in entries))
+    strange = versions(bundle.records) - known
+    if strange:
+        raise SubmissionError(
+            f"bundle {bundle.manifest.name}: expected plugins of cibench"
+            f" {', '.join(sorted(known))}, got {min(strange)[:40]!a}; review it with"
+            " that version installed"
+        )
 
 
 def _is_entry(folder: Path, bundle: Bundle) -> bool:

@@ -38,12 +38,14 @@ class LoadedEntry:
 
 def badge_text(verification: Verification) -> str:
     """How much of an entry was verified, in a few words."""
-    found = []
+    found: list[str] = []
+    if verification.badge == "claimed":
+        return "records agree with themselves"
     if verification.witnesses:
         found.append(f"{verification.replayed} of {verification.witnesses} witnesses")
     if verification.reran:
         found.append(f"{verification.reran} of {verification.records} cells run again")
-    return ", ".join(found) or "records agree with themselves"
+    return ", ".join(found)
 
 
 def listed(entry: LoadedEntry) -> Entry:

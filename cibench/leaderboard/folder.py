@@ -26,6 +26,7 @@ from ..submission.manifest import (
     MANIFEST,
     RECORDS,
     VERIFICATION,
+    WITNESSES,
     Manifest,
     Name,
     Text,
@@ -137,6 +138,13 @@ def read_entry(path: Path) -> LoadedEntry:
     verification = _decoded(
         _bytes(path / VERIFICATION), Verification, path / VERIFICATION
     )
+    _check_counts(verification, manifest, path / VERIFICATION)
+    others = {one.name for one in path.iterdir()} - {MANIFEST, RECORDS, VERIFICATION}
+    if others:
+        raise OutputError(
+            f"{path}: expected {MANIFEST}, {RECORDS} and {VERIFICATION} alone, got"
+            f" {min(others)[:80]!a} too"
+        )
     packed = _bytes(path / RECORDS)
     claimed = manifest.files.get(RECORDS)
     if claimed is None or claimed.sha256 != hashlib.sha256(packed).hexdigest():
@@ -144,12 +152,38 @@ def read_entry(path: Path) -> LoadedEntry:
             f"{path / RECORDS}: expected the hash that {MANIFEST} says, got another file;"
             " an entry is never edited: add a new one"
         )
+    records = _records(packed, path / RECORDS, manifest.protocol)
+    if verification.records != len(records):
+        raise OutputError(
+            f"{path / VERIFICATION}: expected {len(records)} records, got"
+            f" {verification.records}"
+        )
     return LoadedEntry(
         manifest=manifest,
         verification=verification,
-        records=_records(packed, path / RECORDS, manifest.protocol),
+        records=records,
         digest=hashlib.sha256(head).hexdigest(),
     )
+
+
+def _check_counts(found: Verification, manifest: Manifest, path: Path) -> None:
+    """Refuse a badge that its own counts do not give, and counts of another bundle.
+
+    Raises:
+        OutputError: they do not.
+    """
+    fits = (
+        0 <= found.replayed <= found.witnesses <= found.records
+        and 0 <= found.reran <= found.records
+        and (found.badge != "reproduced" or found.reran)
+        and (found.badge != "re-scored" or found.replayed)
+        and found.witnesses
+        == sum(name.startswith(WITNESSES) for name in manifest.files)
+    )
+    if not fits:
+        raise OutputError(
+            f"{path}: expected counts that earn the badge {found.badge}, got others"
+        )
 
 
 def _records(packed: bytes, path: Path, protocol: int) -> list[CellRecord]:

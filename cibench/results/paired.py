@@ -81,7 +81,7 @@ class RunComparison(_Base, frozen=True, kw_only=True):
 
     @property
     def regressions(self) -> list[str]:
-        """Each accuracy that is significantly lower and each cell that was ok, in words."""
+        """Accuracies that are significantly lower, cells that were ok, and cells gone."""
         found = [
             f"{row.defense} {under(row)} on {row.dataset}: {100 * row.before:.1f} % to"
             f" {100 * row.after:.1f} %"
@@ -95,6 +95,7 @@ class RunComparison(_Base, frozen=True, kw_only=True):
             for one in self.ended
             if one.before == "ok"
         ]
+        found += [f"{cell}: gone" for cell in self.only_before]
         return found
 
 

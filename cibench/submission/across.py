@@ -19,7 +19,7 @@ def across_findings(records: Sequence[CellRecord]) -> list[str]:
     those of a defense and seed its decisions without attack, whatever the attack.
     """
     first: dict[tuple[Any, ...], CellRecord] = {}
-    found = []
+    found = list(proof_findings(records))
     for record in records:
         if record.outcomes is None:
             continue
@@ -32,6 +32,49 @@ def across_findings(records: Sequence[CellRecord]) -> list[str]:
                     f" which it shares {key[0]}, got {_off(ours, theirs)}"
                 )
     return found
+
+
+def proof_findings(records: Sequence[CellRecord]) -> Iterator[str]:
+    """Proofs that an outcome of the same defense contradicts.
+
+    A sample that is decided rightly and certified for as many agents as were compromised
+    must withstand every attack, missing agents included.
+    """
+    proved: dict[tuple[Any, ...], tuple[CellRecord, list[float]]] = {}
+    for record in records:
+        for one in record.certificates:
+            if one.kind == "agents" and one.confidence == 1.0:
+                proved[_row(record)] = record, one.radius
+    for record in records:
+        outcomes = record.outcomes
+        source, radii = proved.get(_row(record), (record, []))
+        if outcomes is None or source.outcomes is None:
+            continue
+        broken = sum(
+            decided == label != attacked and radius >= bits.bit_count()
+            for decided, label, attacked, radius, bits in zip(
+                source.outcomes.clean, outcomes.labels, outcomes.attacked, radii,
+                outcomes.compromised, strict=False,
+            )
+        )  # fmt: skip
+        if broken:
+            yield (
+                f"{record.cell}: {broken} samples are broken that {source.cell} certifies"
+                " against as many agents"
+            )
+
+
+def _row(record: CellRecord) -> tuple[Any, ...]:
+    """A defense, fitted: what a proof is about."""
+    where = tuple(
+        record.inputs.get(name, "") for name in ("harness", "torch", "threads")
+    )
+    defense = record.defense
+    return (
+        *(record.dataset.spec, record.fingerprint, record.device, *where, record.seed),
+        *(defense.spec, defense.distribution, defense.version, defense.source),
+        msgspec.json.encode(record.embedding, order="sorted"),
+    )
 
 
 def _shared(record: CellRecord) -> Iterator[tuple[tuple[Any, ...], str]]:

@@ -117,6 +117,10 @@ def _threat_faults(part: AttackPart) -> Iterator[str]:
         "target": part.target,
         "budget": part.budget,
     }
+    if part.counts_target and part.target == "any":
+        yield f"attack {part.component.name}: counts a target class and names none"
+    if part.budget is not None and not part.budget > 0:
+        yield f"attack {part.component.name}: expected a budget above 0, got another"
     for name, value in said.items():
         option = part.component.options.get(name, value)
         if option != value and part.agents:

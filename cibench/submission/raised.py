@@ -76,7 +76,7 @@ def _too_weak(record: CellRecord, metrics: Metrics, outcomes: Outcomes) -> bool:
     goals = [
         part.target
         for part in record.attack
-        if part.counts_target and part.target != "other"
+        if part.counts_target and part.target not in ("other", "any")
     ]
     if not goals:
         return metrics.attacked_undefended.value > 0.05
