@@ -17,7 +17,7 @@ PYTEST := --numprocesses $(JOBS) --dist loadgroup --benchmark-disable $(PYTEST_A
 # From a wheel: what can differ there, the command, its children, plugins found by entry
 # points, and the files that travel with the packages. The rest is the same code.
 FROM_WHEEL := $(patsubst %,tests/test_%.py,attack_contract child cli cli_data cli_suites \
-dataset_mfeat defenses_all doctests exported_members leaderboard_cli leaderboard_site \
+dataset_mfeat doctests exported_members leaderboard_cli leaderboard_site \
 packaging plugin_option records registry report startup study submission \
 third_party_wheel)
 # The real ExtraSensory file, where there is one; tests that need it skip otherwise.
@@ -78,7 +78,8 @@ readme: $(DEV) ## run every command of README.md and docs/
 BOARDS ?= leaderboard
 # Words that enter the choice of cells that are run again.
 SALT ?= $(shell git rev-parse HEAD)
-# More options of the run, to try all this on a part: one that is partial has no ranks.
+# More options of the run, to try all this on a part, such as "--dataset mfeat --seeds 1":
+# without every cell of the suite rows have no rank.
 RUN_ARGS ?=
 STANDARD ?= runs/standard
 

@@ -134,7 +134,8 @@ def worst(row: Row, board: Board) -> str:
     """What a row is ranked by, or why there is nothing."""
     if row.best_known is None:
         return markdown(row.trouble, 200) or "no number"
-    return share(row.best_known, n=board.n) + (" ↓" if row.lowered else "")
+    value, _, rest = share(row.best_known, n=board.n).partition(" ")
+    return f"**{value}** {rest}" + (" ↓" if row.lowered else "")
 
 
 def standard(row: Row, board: Board) -> str:
