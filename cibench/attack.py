@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar, final
 
 import torch
@@ -29,6 +31,8 @@ class AbstractAttack(ABC):
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
+    known_failures: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Checks of `cibench.conformance` that it does not pass, each with the reason."""
     may_drop: ClassVar[bool] = False
     may_corrupt: ClassVar[bool] = True
 

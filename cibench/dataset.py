@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, final
 
 import torch
@@ -126,6 +128,8 @@ class AbstractDataset(ABC):
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
+    known_failures: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Checks of `cibench.conformance` that it does not pass, each with the reason."""
     files_needed: ClassVar[str] = ""
     """Which files the user must have, if the data set is not shipped or generated."""
     downloads: ClassVar[tuple[Download, ...]] = ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
@@ -271,6 +272,8 @@ class AbstractDefense(ABC):
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
+    known_failures: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Checks of `cibench.conformance` that it does not pass, each with the reason."""
     capabilities: ClassVar[Capabilities] = Capabilities()
 
     @abstractmethod

@@ -17,6 +17,7 @@ VERBS = {
     "plan": "Print what a run would do, and how long it might take.",
     "ls": "List defenses, attacks, data sets and more.",
     "info": "Describe one plugin: options, capabilities, citation.",
+    "check": "Try plugins against what their kind promises.",
     "data": "List, fetch and verify the files of data sets.",
     "show": "Show the table of a finished run, or one cell's record.",
     "reproduce": "Run one cell again and compare.",

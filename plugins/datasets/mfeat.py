@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, ClassVar, final
 
 import msgspec
@@ -62,6 +64,12 @@ class Mfeat(AbstractDataset):
     citation: ClassVar[str] = (
         "R. Duin. Multiple Features. UCI Machine Learning Repository, 1998."
         " doi:10.24432/C5HC70"
+    )
+    known_failures: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "check_splits_are_disjoint": "the published files hold 6 pairs of identical"
+            " numerals; 3 of the 400 test samples are in the training split as well"
+        }
     )
 
     split_seed: Annotated[int, msgspec.Meta(ge=0, le=999_999)] = 0
