@@ -16,7 +16,7 @@ DEV := $(VENV)/.dev-installed
 PYTEST := --numprocesses $(JOBS) --dist loadgroup --benchmark-disable $(PYTEST_ARGS)
 # From a wheel: what can differ there, the command, its children, plugins found by entry
 # points, and the files that travel with the packages. The rest is the same code.
-FROM_WHEEL := $(patsubst %,tests/test_%.py,attack_contract child cli cli_data cli_suites \
+FROM_WHEEL := $(patsubst %,tests/test_%.py,attack_contract child cli cli_check cli_data cli_suites \
 dataset_mfeat doctests exported_members leaderboard_cli leaderboard_site \
 packaging plugin_option records registry report startup study submission \
 third_party_wheel)

@@ -17,6 +17,7 @@ VERBS = {
     "plan": "Print what a run would do, and how long it might take.",
     "ls": "List defenses, attacks, data sets and more.",
     "info": "Describe one plugin: options, capabilities, citation.",
+    "new": "Write a package for a plugin of your own.",
     "check": "Try plugins against what their kind promises.",
     "data": "List, fetch and verify the files of data sets.",
     "show": "Show the table of a finished run, or one cell's record.",

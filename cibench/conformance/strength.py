@@ -84,7 +84,7 @@ class _BadGradient(FusionCenter):
     mend="project each iterate with cibench.project(features, observation, radius).",
 )
 def check_budget(trial: AttackTrial) -> None:
-    """With a budget, what `run` returns lies within it, and uses it."""
+    """With a budget, what `run` returns lies within it."""
     fields = {f.name for f in dataclasses.fields(trial.plugin)}
     if "budget" not in fields:
         raise NotApplicable("it has no budget")

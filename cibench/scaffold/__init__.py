@@ -1,0 +1,1 @@
+"""Templates of third-party packages, and how they are filled in."""
