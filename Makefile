@@ -17,8 +17,8 @@ PYTEST := --numprocesses $(JOBS) --dist loadgroup --benchmark-disable $(PYTEST_A
 # From a wheel: what can differ there, the command, its children, plugins found by entry
 # points, and the files that travel with the packages. The rest is the same code.
 FROM_WHEEL := $(patsubst %,tests/test_%.py,attack_contract child cli cli_check cli_data cli_suites \
-dataset_mfeat doctests exported_members leaderboard_cli leaderboard_site \
-packaging plugin_option records registry report startup study submission \
+dataset_mfeat doctests example_distribution exported_members leaderboard_cli leaderboard_site \
+packaging plugin_option records registry report scaffold startup study submission \
 third_party_wheel)
 # The real ExtraSensory file, where there is one; tests that need it skip otherwise.
 DATA := $(abspath $(or $(CIBENCH_DATA),$(wildcard ../shared/data)))
