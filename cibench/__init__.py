@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._version import PROTOCOL, VERSION
+from ._version import PLUGIN_API, PROTOCOL, VERSION
 
 __version__ = VERSION
 
@@ -61,7 +61,7 @@ _HOME = {
     "simulate_corruption": "manifold",
 }
 
-__all__ = ["PROTOCOL", "VERSION", *_HOME]
+__all__ = ["PLUGIN_API", "PROTOCOL", "VERSION", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,11 +21,27 @@ import pluggy
 
 from . import hookspecs
 from ._errors import ContractError, PluginError, UnknownPluginError
+from .plugin_api import DECLARATION, declared_in, misfit
 from .spec import Spec, build, did_you_mean
 
 GROUP = "cibench"
 #: Entry-point prefix and hook of each plugin kind.
 KINDS = {"defense": "defenses", "attack": "attacks", "dataset": "datasets"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a plugin cannot be used.
+
+    Args:
+        state: a word for it.
+        reason: what is wrong.
+        fix: what to do.
+    """
+
+    state: str
+    reason: str
+    fix: str
 
 
 @dataclass(frozen=True, order=True)
@@ -41,12 +57,31 @@ class PluginEntry:
     @property
     def summary(self) -> str:
         """First line of the module's docstring, read without importing it."""
+        return self.look()[0]
+
+    def look(self) -> tuple[str, Fault | None]:
+        """Summary and what is wrong, as far as the module's text tells; not imported."""
+        if self.kind not in KINDS:
+            return "", Fault(
+                "broken",
+                f"an entry point of unknown kind {self.kind!r}; expected one of"
+                f" {', '.join(KINDS.values())}",
+                f"correct the entry point in {self.distribution}",
+            )
+        mend = f"reinstall or uninstall {self.distribution}"
         try:
             source = _find_source(self.module)
-            tree = ast.parse(source.read_text(encoding="utf-8")) if source else None
-        except (OSError, SyntaxError, ValueError):
-            return ""
-        return ((ast.get_docstring(tree) if tree else "") or "").partition("\n")[0]
+            if source is None:
+                return "", Fault("broken", f"no module {self.module}", mend)
+            if source.suffix != ".py":
+                return "", None
+            tree = ast.parse(source.read_text(encoding="utf-8"))
+        except (ImportError, OSError, SyntaxError, ValueError) as error:
+            said = f"{type(error).__name__}: {error}"
+            return "", Fault("broken", f"{self.module} cannot be read: {said}", mend)
+        summary = (ast.get_docstring(tree) or "").partition("\n")[0]
+        apart = misfit(declared_in(tree), self.distribution)
+        return summary, None if apart is None else Fault("other API", *apart)
 
     @property
     def title(self) -> str:
@@ -157,7 +192,37 @@ class Registry:
         found: type[Any] = provided[name]
         return found
 
+    def fault(self, entry: PluginEntry, *, load: bool = False) -> Fault | None:
+        """What keeps an entry point from being used, or None.
+
+        Args:
+            load: import its module as well.
+        """
+        claims = [
+            e for e in self.entries if (e.kind, e.name) == (entry.kind, entry.name)
+        ]
+        if len(claims) > 1:
+            others = ", ".join(e.distribution for e in claims if e != entry)
+            return Fault(
+                "duplicate", f"its name is also claimed by {others}", "uninstall one"
+            )
+        found = entry.look()[1]
+        if found is None and load:
+            try:
+                self.load(entry.kind, entry.name)
+            except PluginError as error:
+                return Fault(
+                    "broken",
+                    str(error),
+                    f"reinstall or uninstall {entry.distribution}, or tell its authors",
+                )
+        return found
+
     def _module(self, entry: PluginEntry) -> Any:
+        # Told before the import, which the other version may well break.
+        apart = entry.look()[1]
+        if apart is not None and apart.state == "other API":
+            raise PluginError(f"{entry.title}: {apart.reason}; {apart.fix}")
         try:
             module = importlib.import_module(entry.module)
         except KeyboardInterrupt:
@@ -167,6 +232,9 @@ class Registry:
                 f"{entry.title} cannot be loaded: {type(error).__name__}: {error};"
                 f" reinstall or uninstall {entry.distribution}"
             ) from error
+        late = misfit(getattr(module, DECLARATION, None), entry.distribution)
+        if late is not None:
+            raise PluginError(f"{entry.title}: {late[0]}; {late[1]}")
         if not self._manager.is_registered(module):
             try:
                 self._manager.register(module, name=f"{entry.kind}.{entry.name}")

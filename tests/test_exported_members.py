@@ -13,7 +13,7 @@ HOME = cibench._HOME
 
 
 def test_all_is_the_public_names():
-    assert cibench.__all__ == ["PROTOCOL", "VERSION", *HOME]
+    assert cibench.__all__ == ["PLUGIN_API", "PROTOCOL", "VERSION", *HOME]
     assert dir(cibench) == sorted(cibench.__all__)
 
 

@@ -1,4 +1,4 @@
-"""`cibench ls`: what is installed; metadata only, no plugin is imported."""
+"""`cibench ls`: what is installed; from metadata and text, no plugin is imported."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ CHOICES = [*KINDS.values(), "plugins", "flags", "suites"]
     metavar="[WHAT]",
     type=click.Choice([*CHOICES, "recipes"]),
 )
+@click.option("--load", is_flag=True, help="Import plugins, to find those that fail.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(what: str | None, as_json: bool) -> None:
+def command(what: str | None, load: bool, as_json: bool) -> None:
     """List what is installed, with the distribution each plugin comes from.
 
     WHAT is defenses, attacks, datasets, plugins (the default: all three), recipes of the
     embedding, suites (studies to run with `run --suite`), or flags with their meaning.
+
+    Plugins that cannot be used are marked and explained below the table: broken ones,
+    those whose name two distributions claim, and those written for another plugin API.
     """
     if what == "suites":
         _print(_suites(), as_json)
@@ -47,26 +51,41 @@ def command(what: str | None, as_json: bool) -> None:
 
         _print([{"recipe": n, **resolved(r)} for n, r in RECIPES.items()], as_json)
         return
-    entries = default_registry().entries
+    _print_plugins(what, as_json, load)
+
+
+def _print_plugins(what: str | None, as_json: bool, load: bool) -> None:
+    registry = default_registry()
     kinds = {hook: kind for kind, hook in KINDS.items()}
     rows = []
-    for entry in entries:
+    for entry in registry.entries:
         if what not in (None, "plugins") and entry.kind != kinds.get(what):
             continue
-        claims = [e for e in entries if (e.kind, e.name) == (entry.kind, entry.name)]
-        others = [e.distribution for e in claims if e is not entry]
-        problem = f"[name also claimed by {', '.join(others)}] " if others else ""
-        if entry.kind not in KINDS:
-            problem = f"[entry point of unknown kind {entry.kind!r}] "
+        fault = registry.fault(entry, load=load)
         rows.append(
             {
                 "kind": entry.kind,
                 "name": entry.name,
                 "distribution": f"{entry.distribution} {entry.version}",
-                "summary": problem + entry.summary,
+                "state": "ok" if fault is None else fault.state,
+                "summary": entry.summary,
+                "reason": "" if fault is None else " ".join(fault.reason.split()),
+                "fix": "" if fault is None else fault.fix,
             }
         )
-    _print(rows, as_json)
+    if as_json:
+        _print(rows, as_json)
+        return
+    faulty = [row for row in rows if row["state"] != "ok"]
+    columns = ["kind", "name", "distribution", "summary"]
+    if faulty:
+        columns.insert(3, "state")
+    _print([{key: row[key] for key in columns} for row in rows], as_json)
+    for row in faulty:
+        click.echo(
+            f"\n{row['state']}: {row['kind']} {row['name']} of {row['distribution']}:"
+            f" {row['reason']}\n  to mend it: {row['fix']}"
+        )
 
 
 def _suites() -> list[dict[str, object]]:

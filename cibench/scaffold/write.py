@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from .._errors import OutputError, UsageError
-from .._version import VERSION
+from .._version import PLUGIN_API, VERSION
 from ..registry import KINDS, default_registry
 
 LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause")
@@ -107,6 +107,7 @@ class Scaffold:
             "toml_author": author,
             "year": str(date.today().year),
             "version": VERSION,
+            "api": PLUGIN_API,
         }
         more = {"edit": _WHAT, "example": _EXAMPLE, "suite": _SUITE}
         return base | {

@@ -17,6 +17,9 @@ from cibench import (
     hookimpl,
 )
 
+#: The version of cibench's plugin interface that this was written for.
+CIBENCH_PLUGIN_API = "1.0"
+
 
 def trimmed_mean(values: Tensor, present: Tensor, trim: int) -> Tensor:
     """Mean over agents of what is left without the extremes, class by class.
