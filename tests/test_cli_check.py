@@ -57,7 +57,7 @@ def write(path, name, logits="found.logits"):
 def test_a_shipped_defense_passes(check):
     code, out, err = check("norm-clip", "--fast")
     assert (code, err) == (0, "")
-    assert out.startswith("defense norm-clip: 18 passed (")
+    assert out.startswith("defense norm-clip: 19 passed (")
 
 
 def test_verbose_names_what_passed_and_what_was_skipped(check):
@@ -95,11 +95,11 @@ def test_a_broken_file_fails_with_what_why_and_how(tmp_path):
     assert "failed  defense upside-down: check_clean_accuracy: expected at least" in out
     assert "  why it matters: " in out
     assert "  to mend it: " in out
-    assert err == "error: 1 of 18 checks failed\n"
+    assert err == "error: 2 of 19 checks failed\n"
     (suite,) = ElementTree.parse(tmp_path / "r.xml").getroot()
     assert suite.attrib["name"] == "defense upside-down"
-    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("18", "1")
-    (failure,) = suite.iter("failure")
+    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("19", "2")
+    failure, _ = suite.iter("failure")
     assert "check_clean_accuracy: expected at least" in failure.attrib["message"]
 
 
@@ -110,7 +110,7 @@ def test_json_has_every_check(tmp_path):
     assert code == 0
     assert {r["status"] for r in results} == {"passed"}
     assert {r["plugin"] for r in results} == {"plain-one"}
-    assert len(results) == 18
+    assert len(results) == 19
 
 
 def test_options_are_taken(check):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 
+import torch
+
 from ..references import predictions
 from .check import check, expect
 from .compare import expect_same
@@ -131,3 +133,32 @@ def check_clean_accuracy(trial: DefenseTrial) -> None:
         f" undefended fusion center has {100 * reference:.0f} %",
         f"{100 * own:.0f} %",
     )
+
+
+@check(
+    "defense",
+    why="a missing agent whose block counts as zeros, or whose neighbour is left out in its"
+    " place, costs decisions that the agents heard would have got right.",
+    mend="fill missing blocks with what was learned from clean data (the training mean), or"
+    " leave them out; compare observation.observed with the block it stands for.",
+)
+def check_accuracy_with_missing_agents(trial: DefenseTrial) -> None:
+    """With agents missing it is within 15 points of the undefended fusion center."""
+    labels, bare = trial.material.labels, trial.material.training.undefended
+    center, clean = trial.center(), trial.material.clean
+    for count in (1, 3, 4):
+        own, reference = 0.0, 0.0
+        for first in range(clean.layout.agents):
+            gone = torch.zeros_like(clean.observed)
+            gone[:, [(first + i) % clean.layout.agents for i in range(count)]] = True
+            seen = clean.without(gone)
+            right = (predictions(answered(center, seen)) == labels).double().mean()
+            own += float(right) / clean.layout.agents
+            right = (predictions(answered(bare, seen)) == labels).double().mean()
+            reference += float(right) / clean.layout.agents
+        expect(
+            own >= reference - 0.15,
+            f"at least {100 * (reference - 0.15):.0f} % right with {count} agents missing,"
+            f" where the undefended fusion center has {100 * reference:.0f} %",
+            f"{100 * own:.0f} %",
+        )

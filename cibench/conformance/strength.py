@@ -198,6 +198,29 @@ class _Rippled(FusionCenter):
 
 @check(
     "attack",
+    why="an attack that helps is listed as one that a defense withstands; most often a sign"
+    " is wrong.",
+    mend="compare criterion.margin of undefended logits before and after; an attack that is"
+    " meant to do nothing sets may_corrupt and may_drop to false.",
+)
+def check_does_harm(trial: AttackTrial) -> None:
+    """Undefended decisions come nearer to the adversary's goal, on average."""
+    if not (trial.plugin.may_corrupt or trial.plugin.may_drop):
+        raise NotApplicable("it declares that it changes nothing")
+    before = _margins(trial, goal_of(trial.plugin, trial.labels), trial.clean)
+    after = []
+    for agent in range(trial.clean.layout.agents):
+        call = attacked(trial, compromise(trial.clean, agent))
+        after.append(_margins(trial, call.criterion, call.sent))
+    expect(
+        bool(torch.stack(after).mean() < before.mean()),
+        f"a mean logit margin below the {before.mean():.3g} without attack",
+        f"{torch.stack(after).mean():.3g}",
+    )
+
+
+@check(
+    "attack",
     why="an attack that knows a model and does no better than noise says nothing of a"
     " defense; most often a sign, an index or a loss is wrong.",
     mend="let it lower criterion.margin(logits), which is negative at success; compare"

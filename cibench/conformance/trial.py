@@ -43,7 +43,7 @@ def generated(seed: int) -> AgentDataset:
         return torch.randn(shape, generator=generator)
 
     layout = AgentLayout(tuple(f"agent{i}" for i in range(AGENTS)), (WIDTH,) * AGENTS)
-    basis, offset = normal(RANK, layout.width), 2.0 + normal(layout.width)
+    basis, offset = normal(RANK, layout.width), 6.0 + normal(layout.width)
     centers = 2.5 * torch.linalg.qr(normal(RANK, RANK)).Q[: len(CLASSES)]
 
     def split(samples: int) -> Split:

@@ -1,0 +1,43 @@
+"""The tool that breaks plugins on purpose: what it breaks is found, what is whole is not."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[1] / "tools" / "mutations.py"
+pytestmark = pytest.mark.skipif(not TOOL.is_file(), reason="the tool is not here")
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("mutations", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["mutations"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["mutations"]
+
+
+def test_breaks_of_a_defense_and_of_an_attack_are_found(tool, capsys):
+    outcomes = tool.trials(["norm-clip", "flip"])
+    ways = {(o.kind, o.way): o.found for o in outcomes}
+    assert set(ways) == {
+        *(("defense", way) for way in ("sign", "mask", "neighbour", "batch")),
+        *(("attack", way) for way in ("sign", "neighbour", "clean")),
+    }
+    assert ways["defense", "mask"] == ("check_accuracy_with_missing_agents",)
+    assert "check_one_sample_one_answer" in ways["defense", "batch"]
+    assert "check_does_something" in ways["attack", "clean"]
+    # A block that is amplified the wrong way round does harm, too: nothing to find.
+    assert [way for way, found in ways.items() if not found] == [("attack", "sign")]
+
+
+def test_a_break_that_nothing_notices_fails_the_tool(tool, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "failures", lambda plugin: set())
+    monkeypatch.setattr(sys, "argv", ["mutations.py", "flip"])
+    assert tool.main() == 1
+    out = capsys.readouterr().out
+    assert out.count("NOT FOUND") == 3
+    assert "0 of 3 breaks found (0 %" in out
