@@ -1,4 +1,4 @@
-"""The tool that breaks plugins on purpose: what it breaks is found, what is whole is not."""
+"""The tool that breaks plugins on purpose: what it breaks is found."""
 
 import importlib.util
 import sys

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar, final
 
 import torch
@@ -40,6 +42,13 @@ class ManifoldProjection(AbstractDefense):
 
     name: ClassVar[str] = "manifold-projection"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, section 4"
+    known_failures: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "check_accuracy_with_missing_agents": "one pass takes the training mean of a"
+            " missing block for what was sent, and so draws the answer to the mean: the"
+            " method itself, which `copur` mends by fitting to the agents heard"
+        }
+    )
 
     manifold: Family = "affine"
     width: Width = None
