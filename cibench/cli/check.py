@@ -182,7 +182,7 @@ def _checked(kind: str, spec: str, fast: bool, lenient: bool) -> Iterator[Result
 
 def _tell(result: Result, verbose: bool) -> None:
     if result.status == "failed":
-        click.secho(f"failed  {result.detail}", fg="red")
+        click.echo(f"failed  {result.detail}")
     elif result.status == "known failure":
         name = f"{result.kind} {result.plugin}"
         click.echo(f"known   {name}: {result.check}: {result.detail}")
