@@ -78,6 +78,18 @@ def test_disturbing_plugins_get_the_numbers_of_undisturbed_ones(ran):
                 assert record.metrics == same, fault
 
 
+def test_a_cell_computes_with_no_setting_of_the_cell_before(tmp_path, clean):
+    place = Place(tmp_path)
+    defenses = ("-d", "faulty:fit_deed=spoils", "-d", "none")
+    attacks = ("-a", "rogue:deed=spoils", "-a", "flip", "-a", "gaussian")
+    place.run(*defenses, *attacks, "-q", "-j", "1")
+    found = place.numbers()
+    assert len(found) == 6
+    same = found.keys() & clean.keys()
+    assert len(same) == 2
+    assert {name: found[name] for name in same} == {name: clean[name] for name in same}
+
+
 def test_processes_that_a_cell_left_behind_are_told(ran):
     place, *_ = ran
     (cell,) = cells_of(place.records(), "faulty:deed=forks")

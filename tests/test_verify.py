@@ -94,10 +94,10 @@ def test_without_some_witnesses_it_is_claimed(bundle, verify):
 
 def test_cells_are_chosen_by_the_digest_and_the_salt(bundle):
     records = list(bundle.records.values())
-    first = [chosen(records, 1, f"{n}")[0].cell for n in range(40)]
+    first = [chosen(records, 1, f"{n}")[0].cell for n in range(400)]
     assert set(first) == set(bundle.records)
     assert chosen(records, 3, "a") == chosen(records[::-1], 3, "a")
-    salted = {chosen(records, 1, "a", str(n))[0].cell for n in range(40)}
+    salted = {chosen(records, 1, "a", str(n))[0].cell for n in range(400)}
     assert salted == set(bundle.records)
 
 

@@ -72,7 +72,7 @@ class Check:
             ConformanceError: the promise is broken.
             NotApplicable: it does not apply to this plugin.
         """
-        from .disturb import kept_generators
+        from ..execute.put_back import kept_generators
         from .trial import trial_of
 
         try:

@@ -19,6 +19,7 @@ from ..registry import default_registry
 from ..results.record import Status, encode
 from .blank import scrub
 from .channel import Event
+from .put_back import put_back
 from .runner import Runner
 from .settings import Settings
 from .task import Answer, CellRef, PluginRef, Task, decode_task, encode_answer
@@ -80,6 +81,11 @@ def _done(task: Task, phase: Callable[[str, int, int], None]) -> Answer:
     cell = _cell(task.cell)
     runner = _runner(task.settings)
     runner.report = phase
+    with put_back():
+        return _step(task, cell, runner)
+
+
+def _step(task: Task, cell: Cell, runner: Runner) -> Answer:
     if task.kind == "describe":
         attacks = [tuple(_plugin(ref) for ref in refs) for refs in task.attacks]
         return Answer(facts=runner.describe(cell, attacks))
