@@ -93,7 +93,7 @@ def run_wanted(asked: Wanted) -> int:
         try:
             _run(engine, ready.session, params, outcome)
         except KeyboardInterrupt:
-            _say_interrupted(outcome, len(chosen.cells), folder, params)
+            _say_interrupted(engine, folder, params)
             return 130
         except CibenchError as error:
             raise type(error)(
@@ -211,10 +211,13 @@ def _by_block(
 
 
 def _say_interrupted(
-    outcome: Outcome, total: int, folder: RunFolder, params: Mapping[str, Any]
+    engine: Engine, folder: RunFolder, params: Mapping[str, Any]
 ) -> None:
+    # Counted in the folder: the signal may come between a record and its being told.
+    cells = engine.cells
+    kept = sum(engine.known.is_kept(cell, engine.keys(cell).cell) for cell in cells)
     click.echo(
-        f"interrupted; {outcome.statuses.total()} of {total} cells are finished and kept;"
+        f"interrupted; {kept} of {len(cells)} cells are finished and kept;"
         f" go on with: {resume_command(folder, params)}",
         err=True,
     )

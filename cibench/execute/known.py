@@ -111,6 +111,11 @@ class Known:
         head = self._head(cell, key)
         return head is not None and head.status == "ok"
 
+    def is_kept(self, cell: Cell, key: str) -> bool:
+        """Whether the folder says now how the cell ended."""
+        head = self._head(cell, key)
+        return head is not None and head.status != "interrupted"
+
     def _in_folder(self, cell: Cell, key: str) -> Finished | None:
         head = self._head(cell, key)
         if head is None or head.status in self._again:
