@@ -25,8 +25,8 @@ DATA := $(abspath $(or $(CIBENCH_DATA),$(wildcard ../shared/data)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench wheel wheel-test readme boards boards-check \
-constraints clean
+.PHONY: help demo test check bench wheel wheel-test readme docs docs-serve boards \
+boards-check constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -62,7 +62,7 @@ wheel-test: wheel ## test the wheel in an environment of its own
 	$(PYTHON) -m venv $(WHEEL_VENV)
 	$(WHEEL_PYTHON) -m pip install -qq -c constraints.txt "$$(echo dist/*.whl)[test]"
 	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT \
-	&& for entry in *; do case $$entry in cibench|plugins|build|dist|runs) ;; \
+	&& for entry in *; do case $$entry in cibench|plugins|build|dist|runs|site) ;; \
 	*) cp -R "$$entry" "$$copy" || exit 1;; esac; done \
 	&& wheel=$(abspath $(WHEEL_VENV)) && cd "$$copy" \
 	&& "$$wheel/bin/python" -I -c "import cibench, cibench_plugins as p; \
@@ -73,6 +73,15 @@ wheel-test: wheel ## test the wheel in an environment of its own
 
 readme: $(DEV) ## run every command of README.md and docs/
 	$(BIN)/python tools/run_readme.py
+
+# Strict: a warning, such as a link that leads nowhere, is an error. Nothing is fetched.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(DEV) ## build the documentation as a site, into site/
+	$(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
+
+docs-serve: $(DEV) ## build it, serve it, and build it again when a page changes
+	$(BIN)/mkdocs serve
 
 # BOARDS: a folder with a leaderboard.toml; an entry of it is never replaced.
 BOARDS ?= leaderboard
@@ -110,7 +119,7 @@ constraints: ## renew constraints.txt with the newest versions (then run the tes
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 
 clean: ## remove environments, builds and caches (not runs/)
-	rm -rf $(VENV) $(WHEEL_VENV) build dist cibench.egg-info .benchmarks .hypothesis \
+	rm -rf $(VENV) $(WHEEL_VENV) build dist site cibench.egg-info .benchmarks .hypothesis \
 	.mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find cibench plugins tests tools benchmarks -name __pycache__ -prune \
 	-exec rm -rf {} +

@@ -28,6 +28,7 @@ _HOME = {
     "Criterion": "threat",
     "DataError": "_errors",
     "Decision": "defense",
+    "Download": "download",
     "FittedManifold": "manifold",
     "FusionCenter": "defense",
     "Knowledge": "threat",
@@ -38,6 +39,7 @@ _HOME = {
     "Observation": "observation",
     "OptionError": "_errors",
     "OracleFusionCenter": "defense",
+    "Results": "results.frame",
     "RobustFit": "manifold",
     "SOLVER_STATUS": "defense",
     "Split": "dataset",
@@ -47,6 +49,7 @@ _HOME = {
     "Training": "embedding",
     "UndefendedFusionCenter": "embedding.modules",
     "Victim": "victim",
+    "canonical": "spec",
     "differentiable_code": "manifold",
     "drop_agents": "embedding.train",
     "fit_head": "embedding.train",
@@ -58,6 +61,7 @@ _HOME = {
     "project": "attack",
     "recovery_error": "manifold",
     "robust_fit": "manifold",
+    "run": "api",
     "simulate_corruption": "manifold",
 }
 
@@ -84,6 +88,7 @@ if TYPE_CHECKING:
     from ._errors import KnowledgeError as KnowledgeError
     from ._errors import OptionError as OptionError
     from ._errors import ThreatModelError as ThreatModelError
+    from .api import run as run
     from .attack import AbstractAttack as AbstractAttack
     from .attack import project as project
     from .dataset import AbstractDataset as AbstractDataset
@@ -96,6 +101,7 @@ if TYPE_CHECKING:
     from .defense import Decision as Decision
     from .defense import FusionCenter as FusionCenter
     from .defense import OracleFusionCenter as OracleFusionCenter
+    from .download import Download as Download
     from .embedding import Training as Training
     from .embedding.modules import UndefendedFusionCenter as UndefendedFusionCenter
     from .embedding.modules import fusion_head as fusion_head
@@ -117,7 +123,9 @@ if TYPE_CHECKING:
     from .manifold import simulate_corruption as simulate_corruption
     from .observation import Observation as Observation
     from .results import CellRecord as CellRecord
+    from .results.frame import Results as Results
     from .spec import LOCATION as LOCATION
+    from .spec import canonical as canonical
     from .threat import AgentSelection as AgentSelection
     from .threat import Criterion as Criterion
     from .threat import Knowledge as Knowledge

@@ -128,6 +128,8 @@ class AbstractDataset(ABC):
 
     name: ClassVar[str]
     citation: ClassVar[str] = ""
+    bibtex: ClassVar[str] = ""
+    """BibTeX entries of what it is from; without any, one is made of `citation`."""
     known_failures: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Checks of `cibench.conformance` that it does not pass, each with the reason."""
     files_needed: ClassVar[str] = ""

@@ -152,12 +152,20 @@ def resolved(plugin: Any) -> dict[str, Any]:
     }
 
 
-def canonical(plugin: Any) -> str:
-    """The shortest spec that configures this plugin: options that differ from defaults."""
+def canonical(plugin: Any, *, located: bool = False) -> str:
+    """The shortest spec that configures this plugin: options that differ from defaults.
+
+    Args:
+        plugin: a configured plugin.
+        located: with the options that only locate files (`LOCATION`), too.
+    """
     defaults = {f.name: f.default for f in dataclasses.fields(plugin)}
+    options = resolved(plugin)
+    if located:
+        options = {name: getattr(plugin, name) for name in option_types(type(plugin))}
     changed = tuple(
-        (key, _text(value))
-        for key, value in resolved(plugin).items()
+        (key, _text(msgspec.to_builtins(value)))
+        for key, value in sorted(options.items())
         if value != defaults[key]
     )
     return str(Spec(plugin.name, changed))

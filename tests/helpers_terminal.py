@@ -60,7 +60,7 @@ class OnTerminal:
         known = {
             k: v
             for k, v in os.environ.items()
-            if k not in ("NO_COLOR", "COLUMNS", "LINES")
+            if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
         }
         self.process = subprocess.Popen(
             [sys.executable, "-c", script, *arguments],

@@ -13,7 +13,13 @@ SHIPPED = [
     if entry.distribution == "cibench"
 ]
 #: Attacks that take long, with fewer steps.
-SMALLER = {"combined": "combined:steps=8,restarts=1"}
+SMALLER = {
+    "apgd": "apgd:steps=8,classes=1",
+    "collusion": "collusion:steps=10,width=4",
+    "combined": "combined:steps=8,restarts=1",
+    "nes": "nes:steps=15,pairs=5",
+    "square-blocks": "square-blocks:steps=100",
+}
 DECLARED = {
     ("dataset", "mfeat"): {"check_splits_are_disjoint"},
     ("defense", "manifold-projection"): {"check_accuracy_with_missing_agents"},

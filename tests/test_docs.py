@@ -110,7 +110,11 @@ def test_relative_links_resolve(page):
             continue
         path, _, anchor = unquote(link).partition("#")
         target = (page.parent / path).resolve() if path else page
-        inside = target.is_relative_to(ROOT.resolve()) and target.exists()
+        inside = target.is_relative_to(ROOT.resolve())
+        # Made from the code when the site is built, and tested there.
+        if inside and target.parent == ROOT / "docs" / "reference":
+            continue
+        inside = inside and target.exists()
         lost = (
             inside
             and anchor

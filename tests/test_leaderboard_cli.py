@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from cibench import cli
+from cibench.leaderboard import build
 from cibench.submission.manifest import RECORDS, VERIFICATION
 from helpers_submission import Opened, run
 
@@ -55,6 +56,26 @@ def made(tmp_path_factory):
         arguments = ["submit", str(place / "run"), "--author", author, "--name", name]
         assert cli.invoke([*arguments, "-o", str(folder / f"{name}.zip")]) == 0
     return folder
+
+
+def test_missing_libraries_are_told_before_anything_is_verified(
+    made, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "leaderboard.toml").write_text(
+        'title = "T"\nowner = "A"\nsuite = "s"\n'
+    )
+    find = build.importlib.util.find_spec
+    monkeypatch.setattr(
+        build.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "matplotlib" else find(name, *rest),
+    )
+    arguments = ["leaderboard", "add", str(made / "base.zip"), str(tmp_path)]
+    assert cli.invoke(arguments) == 3
+    told = capsys.readouterr().err
+    assert 'expected matplotlib to be installed, got none; pip install "cibench' in told
+    assert "replays" not in told
+    assert not (tmp_path / "entries").exists()
 
 
 @pytest.fixture

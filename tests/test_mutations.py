@@ -1,23 +1,17 @@
 """The tool that breaks plugins on purpose: what it breaks is found."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[1] / "tools" / "mutations.py"
-pytestmark = pytest.mark.skipif(not TOOL.is_file(), reason="the tool is not here")
+from helpers_tools import TOOLS, load_tool
+
+pytestmark = pytest.mark.skipif(not TOOLS.is_dir(), reason="the tool is not here")
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("mutations", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutations"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["mutations"]
+    return load_tool("mutations")
 
 
 def test_breaks_of_a_defense_and_of_an_attack_are_found(tool, capsys):

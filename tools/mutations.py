@@ -134,6 +134,14 @@ class Upside(Victim):
         return -gradient, logits
 
 
+class Contrary(Victim):
+    """Answers the wrong way round, for attacks that ask for nothing else."""
+
+    def logits(self, observation: Observation) -> torch.Tensor:
+        """The negative of the answers."""
+        return -super().logits(observation)
+
+
 class Watching(Victim):
     """Keeps the last point that was looked at."""
 
@@ -157,7 +165,9 @@ def broken_attack(plugin: object, way: str) -> object:
     def run(self, victim, observation, criterion, *, compromised, **given):  # type: ignore[no-untyped-def]
         blind = self.threat.knowledge == "oblivious"
         if way == "sign" and not blind:
-            victim.__class__ = type("Upside", (Upside, type(victim)), {})
+            by_answers = self.threat.knowledge == "query"
+            wrong = Contrary if by_answers else Upside
+            victim.__class__ = type("Upside", (wrong, type(victim)), {})
         if way == "last":
             victim.__class__ = type("Watching", (Watching, type(victim)), {})
         told = compromised.roll(1, dims=1) if way == "neighbour" else compromised
@@ -263,7 +273,7 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
     axes.set_xlabel("plugins broken in this way")
     total = sum(hits)
     axes.set_title(f"{total} of {len(outcomes)} breaks found", fontsize=10, loc="left")
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside upper right", ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
 

@@ -53,6 +53,12 @@ class Command:
     not_run: str = ""
 
     @property
+    def first_line(self) -> str:
+        """The command as a log shows it."""
+        first, *more = self.text.splitlines()
+        return f"{first} ..." if more else first
+
+    @property
     def place(self) -> str:
         """Document and line, as compilers write them."""
         return f"{self.document}:{self.line}"
@@ -158,7 +164,7 @@ def run(commands: list[Command], folder: Path, *, timeout: float) -> None:
     }
     for command in commands:
         if command.not_run:
-            print(f"not run  {command.place}: {command.text} ({command.not_run})")
+            print(f"not run  {command.place}: {command.first_line} ({command.not_run})")
             continue
         started = time.monotonic()
         script = f"trap 'pwd > \"$CIBENCH_WHERE\"' EXIT\n{command.text}\n"
@@ -185,7 +191,7 @@ def run(commands: list[Command], folder: Path, *, timeout: float) -> None:
                 f" {command.text}\n{done.stdout}"
             )
         seconds = time.monotonic() - started
-        print(f"{seconds:6.1f} s {command.place}: {command.text}", flush=True)
+        print(f"{seconds:6.1f} s {command.place}: {command.first_line}", flush=True)
         place = Path(where.read_text().rstrip("\n"))
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from .._errors import CibenchError
 from .._version import VERSION
@@ -30,6 +31,7 @@ VERBS = {
     "leaderboard": "Build, check and extend published boards.",
     "cache": "List, explain and tidy up the cache.",
     "doctor": "Say what is installed and what is wrong.",
+    "completion": "Print the script that completes in a shell.",
     "schema": "Print the JSON Schema of a cell's record.",
 }
 
@@ -55,6 +57,18 @@ class LazyGroup(click.Group):
         """List the verbs without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[CompletionItem]:
+        """Verbs that begin so, without importing them; else options."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=line)
+            for name, line in VERBS.items()
+            if name.startswith(incomplete)
+        ]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -102,6 +116,10 @@ def invoke(arguments: list[str]) -> int:
     0 all well; 1 a cell failed; 2 usage; 3 surroundings; 4 not reproduced, stale or
     refused; 5 nothing selected; 70 a bug in cibench; 130 interrupted.
     """
+    if "_CIBENCH_COMPLETE" in os.environ:
+        from .completion import register
+
+        register()
     try:
         code = group.main(arguments, prog_name="cibench", standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._completing import cells
 from ._options import computation, default_cache, selection, typed_names
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ CAUSES = 8
 
 @click.command("explain", short_help="Say why cells are found, or computed again.")
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.argument("cell", required=False)
+@click.argument("cell", required=False, shell_complete=cells)
 @selection
 @computation
 @click.option(

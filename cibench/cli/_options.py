@@ -11,10 +11,58 @@ from typing import Any, TypeVar
 
 import click
 
+from ._completing import parameters, plugins, specs, suites
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Seeds of each preset; `quick` also takes part of the test samples.
 PRESETS = {"quick": 1, "standard": 3, "full": 10}
+
+#: Options that several commands have.
+PLUGIN_FILES = click.option(
+    "--plugin",
+    "plugin_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Load plugins from a Python file, without packaging; repeatable.",
+)
+DATA_DIR = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="CIBENCH_DATA",
+    help="Folder of your own data files (CIBENCH_DATA).",
+)
+JOBS = click.option(
+    "-j",
+    "--jobs",
+    default="1",
+    show_default=True,
+    metavar="N|auto",
+    help="Cells at a time; auto: as many as there are cores.",
+)
+TIMEOUT = click.option(
+    "--timeout",
+    default="1h",
+    show_default=True,
+    metavar="TIME",
+    help="Most time for one cell, fit or embedding, such as 90, 20m, 1h30m or none.",
+)
+MEMORY = click.option(
+    "--memory",
+    default="auto",
+    show_default=True,
+    metavar="SIZE",
+    help="Most memory of one cell, such as 4G or none; auto: 90 % of the machine's.",
+)
+ISOLATION = click.option(
+    "--isolation",
+    type=click.Choice(["process", "none"]),
+    default="process",
+    show_default=True,
+    help="none: without a process for the cells, to debug a plugin; a crash"
+    " then ends the run.",
+)
 
 
 def default_cache() -> Path:
@@ -89,6 +137,7 @@ def selection(command: F) -> F:
             click.option(
                 "--suite",
                 metavar="NAME",
+                shell_complete=suites,
                 help="A shipped study instead of -d, -a, --dataset (see ls suites).",
             ),
             click.option(
@@ -112,6 +161,7 @@ def selection(command: F) -> F:
                 default=("copur",),
                 show_default=True,
                 metavar="SPEC",
+                shell_complete=specs("defense"),
                 help="NAME or NAME:option=value,...; repeatable; all or a glob.",
             ),
             click.option(
@@ -122,6 +172,7 @@ def selection(command: F) -> F:
                 default=("pgd",),
                 show_default=True,
                 metavar="SPEC",
+                shell_complete=specs("attack"),
                 help="Attack; parts joined by + are run in turn; repeatable; all or a"
                 " glob.",
             ),
@@ -132,6 +183,7 @@ def selection(command: F) -> F:
                 default=("mfeat",),
                 show_default=True,
                 metavar="SPEC",
+                shell_complete=specs("dataset"),
                 help="Data set; repeatable; all or a glob.",
             ),
             click.option(
@@ -140,6 +192,7 @@ def selection(command: F) -> F:
                 "parameters",
                 multiple=True,
                 metavar="NAME.OPTION=V1,V2",
+                shell_complete=parameters,
                 help="Try each value of an option of a selected plugin; repeatable.",
             ),
             click.option(
@@ -147,6 +200,7 @@ def selection(command: F) -> F:
                 "exclude",
                 multiple=True,
                 metavar="TERM[/TERM]",
+                shell_complete=plugins,
                 help="Leave out the cells that every term matches: names, globs or"
                 " seed=N, such as copur/pgd; repeatable.",
             ),
@@ -183,14 +237,7 @@ def selection(command: F) -> F:
                 help="Embedding recipe, such as linear-32:agent_dropout=0.3 (see ls"
                 " recipes).",
             ),
-            click.option(
-                "--plugin",
-                "plugin_files",
-                multiple=True,
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="Load plugins from a Python file, without packaging; repeatable.",
-            ),
+            PLUGIN_FILES,
         ],
     )
 
@@ -210,12 +257,7 @@ def computation(command: F) -> F:
                 show_default=True,
                 help="Threads of each computation.",
             ),
-            click.option(
-                "--data-dir",
-                type=click.Path(path_type=Path, file_okay=False),
-                envvar="CIBENCH_DATA",
-                help="Folder of your own data files (CIBENCH_DATA).",
-            ),
+            DATA_DIR,
         ],
     )
 
@@ -225,14 +267,7 @@ def execution(command: F) -> F:
     return _applied(
         command,
         [
-            click.option(
-                "-j",
-                "--jobs",
-                default="1",
-                show_default=True,
-                metavar="N|auto",
-                help="Cells at a time; auto: as many as there are cores.",
-            ),
+            JOBS,
             click.option(
                 "--backend",
                 type=click.Choice(["serial", "loky", "dask", "ray"]),
@@ -246,29 +281,8 @@ def execution(command: F) -> F:
                 help="Option of dask or ray, such as address=tcp://host:8786;"
                 " repeatable (docs/scaling.md).",
             ),
-            click.option(
-                "--timeout",
-                default="1h",
-                show_default=True,
-                metavar="TIME",
-                help="Most time for one cell, fit or embedding, such as 90, 20m, 1h30m or"
-                " none.",
-            ),
-            click.option(
-                "--memory",
-                default="auto",
-                show_default=True,
-                metavar="SIZE",
-                help="Most memory of one cell, such as 4G or none; auto: 90 % of the"
-                " machine's.",
-            ),
-            click.option(
-                "--isolation",
-                type=click.Choice(["process", "none"]),
-                default="process",
-                show_default=True,
-                help="none: without a process for the cells, to debug a plugin; a crash"
-                " then ends the run.",
-            ),
+            TIMEOUT,
+            MEMORY,
+            ISOLATION,
         ],
     )

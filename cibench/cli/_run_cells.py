@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -65,8 +66,30 @@ class Outcome:
             self.trouble = self.trouble or error
 
 
+@dataclass(frozen=True)
+class Computed:
+    """A run: what was chosen, where its records are, how its cells ended.
+
+    Args:
+        interrupted: whether it was stopped; what is kept has been said then.
+    """
+
+    chosen: Chosen
+    folder: RunFolder
+    outcome: Outcome
+    interrupted: bool = False
+
+
 def run_wanted(asked: Wanted) -> int:
-    """Run what was asked for; return the exit code.
+    """Run what was asked for and print it; return the exit code."""
+    found = compute(asked)
+    if found.interrupted:
+        return 130
+    return _finish(found.chosen, found.outcome, found.folder, asked.params)
+
+
+def compute(asked: Wanted) -> Computed:
+    """Run what was asked for, with progress on standard error unless `quiet`.
 
     Everything that can be wrong with it is found before anything runs.
     """
@@ -94,13 +117,13 @@ def run_wanted(asked: Wanted) -> int:
             _run(engine, ready.session, params, outcome)
         except KeyboardInterrupt:
             _say_interrupted(engine, folder, params)
-            return 130
+            return Computed(chosen, folder, outcome, interrupted=True)
         except CibenchError as error:
             raise type(error)(
                 f"{error}; {outcome.statuses.total()} of {len(chosen.cells)} cells are"
                 f" finished and kept; go on with: {resume_command(folder, params)}"
             ) from error
-    return _finish(chosen, outcome, folder, params)
+    return Computed(chosen, folder, outcome)
 
 
 def _run(

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ._options import DATA_DIR, ISOLATION, JOBS, MEMORY, PLUGIN_FILES, TIMEOUT
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -54,41 +56,16 @@ def verifying(replay: str) -> Callable[[F], F]:
             help="Share of a cell's samples that may be decided otherwise, and how far"
             " numbers of cells that are run again may be off; for other hardware.",
         ),
-        click.option(
-            "--data-dir",
-            type=click.Path(path_type=Path, file_okay=False),
-            envvar="CIBENCH_DATA",
-            help="Folder of your own data files (CIBENCH_DATA).",
-        ),
-        click.option(
-            "--plugin",
-            "plugin_files",
-            multiple=True,
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Load plugins from a Python file, without packaging; repeatable.",
-        ),
+        DATA_DIR,
+        PLUGIN_FILES,
         click.option("--device", help="A torch device.  [default: the records']"),
         click.option(
             "--cached", is_flag=True, help="Take embeddings and fits from the cache."
         ),
-        click.option(
-            "-j",
-            "--jobs",
-            default="1",
-            show_default=True,
-            metavar="N|auto",
-            help="Cells at a time; auto: as many as there are cores.",
-        ),
-        click.option("--timeout", default="1h", show_default=True, metavar="TIME"),
-        click.option("--memory", default="auto", show_default=True, metavar="SIZE"),
-        click.option(
-            "--isolation",
-            type=click.Choice(["process", "none"]),
-            default="process",
-            show_default=True,
-            help="none: without a process of its own, to debug a plugin.",
-        ),
+        JOBS,
+        TIMEOUT,
+        MEMORY,
+        ISOLATION,
         click.option(
             "-q", "--quiet", is_flag=True, help="No progress on standard error."
         ),

@@ -10,13 +10,15 @@ import click
 
 from .._errors import CibenchError, OptionError, OutputError, PluginError
 from ..registry import KINDS, default_registry
+from ._completing import plugins
+from ._options import DATA_DIR
 
 if TYPE_CHECKING:
     from ..conformance import Result
 
 
 @click.command("check", short_help="Try plugins against what their kind promises.")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=plugins)
 @click.option("--all", "every", is_flag=True, help="Check every installed plugin.")
 @click.option(
     "--kind",
@@ -37,12 +39,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Also take in the plugins of a Python file; without NAME they are checked.",
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="CIBENCH_DATA",
-    help="Folder of your own data files (CIBENCH_DATA).",
-)
+@DATA_DIR
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Name the checks that passed, too.")
 def command(

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 from .._errors import CibenchError, DataError, UsageError
+from ._completing import specs
 from ._show import plain
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _row(name: str, data_dir: Path | None) -> dict[str, str]:
 
 
 @command.command("fetch")
-@click.argument("name")
+@click.argument("name", shell_complete=specs("dataset", options=False, every=False))
 @click.option(
     "--into",
     type=_FOLDER,
@@ -119,7 +120,7 @@ def fetch(name: str, into: Path, yes: bool) -> None:
 
 
 @command.command("verify")
-@click.argument("spec")
+@click.argument("spec", shell_complete=specs("dataset", every=False))
 @click.option("--data-dir", type=_FOLDER, envvar="CIBENCH_DATA", help="Data folder.")
 def verify(spec: str, data_dir: Path | None) -> None:
     """Check the files of data set SPEC: checksums if they were fetched, then contents.

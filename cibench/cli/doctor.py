@@ -6,17 +6,12 @@ from pathlib import Path
 
 import click
 
-from ._options import default_cache
+from ._options import DATA_DIR, default_cache
 from ._show import plain
 
 
 @click.command("doctor", short_help="Say what is installed and what is wrong.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="CIBENCH_DATA",
-    help="Folder of your own data files (CIBENCH_DATA).",
-)
+@DATA_DIR
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(data_dir: Path | None, as_json: bool) -> int:
     """Look at versions, threads, devices, extras, the cache, plugins and data sets.

@@ -10,16 +10,28 @@ import click
 
 from .._errors import UnknownPluginError
 from ..registry import KINDS, default_registry
+from ._completing import plugins
 from ._show import plain
 
 
 @click.command(
     "info", short_help="Describe one plugin: options, capabilities, citation."
 )
-@click.argument("name")
+@click.argument("name", shell_complete=plugins)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(name: str, as_json: bool) -> None:
-    """Describe the plugin NAME, whatever its kind; all of them if several share it."""
+@click.option("--bibtex", is_flag=True, help="Print BibTeX entries and nothing else.")
+def command(name: str, as_json: bool, bibtex: bool) -> None:
+    """Describe the plugin NAME, whatever its kind; all of them if several share it.
+
+    `cibench info cibench --bibtex` cites cibench itself.
+    """
+    if as_json and bibtex:
+        raise click.UsageError("expected one of --json and --bibtex, got both")
+    if bibtex and name == "cibench":
+        from ..citation import CIBENCH
+
+        click.echo(CIBENCH, nl=False)
+        return
     registry = default_registry()
     kinds = [kind for kind in KINDS if name in registry.names(kind)]
     if not kinds:
@@ -31,6 +43,9 @@ def command(name: str, as_json: bool) -> None:
             f" {', '.join(known)}"
         )
     described = [describe(kind, name) for kind in kinds]
+    if bibtex:
+        click.echo("\n".join(dict.fromkeys(p["bibtex"] for p in described)), nl=False)
+        return
     if as_json:
         import msgspec
 
@@ -42,6 +57,7 @@ def command(name: str, as_json: bool) -> None:
 
 def describe(kind: str, name: str) -> dict[str, Any]:
     """Everything about one plugin as plain data."""
+    from ..citation import made
     from ..spec import describe_type, option_defaults, option_types
 
     registry = default_registry()
@@ -63,6 +79,13 @@ def describe(kind: str, name: str) -> dict[str, Any]:
             for key in types
         ],
         "citation": cls.citation,
+        "bibtex": cls.bibtex
+        or made(
+            kind,
+            name,
+            citation=cls.citation,
+            source=f"{entry.distribution} {entry.version}",
+        ),
     }
     if kind == "defense":
         described["capabilities"] = dataclasses.asdict(cls.capabilities)

@@ -99,6 +99,10 @@ def add_command(bundle: Path, folder: Path, **params: Any) -> int:
     from ._leaderboard_add import added
 
     without_pages = params.pop("no_build")
+    if not without_pages:
+        from ..leaderboard.build import check_libraries
+
+        check_libraries()
     path = added(bundle, folder, params)
     if path is None:
         return 4

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .._errors import UsageError
+from ._completing import cells
 from ._finding import find_cell
+from ._options import DATA_DIR
 from ._reproduced import print_json, print_result, tell_surroundings
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ _LIMITS = {"timeout": "1h", "memory": "auto", "isolation": "process"}
 
 @click.command("reproduce", short_help="Run one cell again and compare.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("cell")
+@click.argument("cell", shell_complete=cells)
 @click.option(
     "--tol",
     "tolerance",
@@ -35,12 +37,7 @@ _LIMITS = {"timeout": "1h", "memory": "auto", "isolation": "process"}
     help="How far numbers may be off, relative to the old one where that is above 1, and"
     " which share of decisions may differ.",
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="CIBENCH_DATA",
-    help="Folder of your own data files (CIBENCH_DATA).",
-)
+@DATA_DIR
 @click.option(
     "--dataset",
     metavar="SPEC",

@@ -11,6 +11,7 @@ import click
 
 from .._errors import OutputError, UsageError
 from ..results.record import Status
+from ._completing import cells
 from ._finding import check_run, find_cell, read_log
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _FAILED = [status for status in STATUSES if status not in ("ok", "skipped")]
     "show", short_help="Show the table of a finished run, or one cell's record."
 )
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("cell", required=False)
+@click.argument("cell", required=False, shell_complete=cells)
 @click.option(
     "--failed", is_flag=True, help="List cells that are neither ok nor skipped."
 )

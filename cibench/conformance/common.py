@@ -7,6 +7,7 @@ import inspect
 import pickle
 from typing import Any
 
+from ..citation import keys
 from ..spec import Spec, build, canonical, option_types, resolved
 from .check import Broken, check, expect
 
@@ -56,6 +57,12 @@ def check_described(trial: Any) -> None:
     )
     citation = getattr(cls, "citation", "")
     expect(isinstance(citation, str), "a citation as text", type(citation).__name__)
+    bibtex = getattr(cls, "bibtex", "")
+    expect(isinstance(bibtex, str), "bibtex as text", type(bibtex).__name__)
+    try:
+        keys(bibtex)
+    except ValueError as error:
+        raise Broken("bibtex that holds BibTeX entries alone", str(error)) from error
 
 
 def check_plugin_pickles(trial: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._errors import OutputError
+from .._errors import EnvironmentFault, OutputError
 from ..suites import load_suite, read_study
 from .boardpage import board_page
 from .boards import make_leaderboard
@@ -16,6 +17,9 @@ from .markdown import readme
 from .model import Leaderboard
 from .pages import README, SITE, Difference, compared, write_pages
 from .standing import anchor
+
+#: What pages and their figures are made with; the extra `report` has all.
+_LIBRARIES = ("jinja2", "matplotlib", "plotly")
 
 
 def read_leaderboard(folder: Path) -> Leaderboard:
@@ -68,12 +72,27 @@ def pages(leaderboard: Leaderboard) -> dict[str, bytes]:
     return found
 
 
+def check_libraries() -> None:
+    """Find out early whether pages can be built here: verifying may take hours.
+
+    Raises:
+        EnvironmentFault: a library is not installed.
+    """
+    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EnvironmentFault(
+            f"the pages of a leaderboard: expected {', '.join(missing)} to be installed,"
+            ' got none; pip install "cibench[report]"'
+        )
+
+
 def build(folder: Path) -> list[str]:
     """Write every generated file of a folder; the paths that changed.
 
     Raises:
-        CibenchError: see `read_leaderboard`, `pages` and `write_pages`.
+        CibenchError: see `check_libraries`, `read_leaderboard`, `pages` and `write_pages`.
     """
+    check_libraries()
     with uncollected():
         return write_pages(folder, pages(read_leaderboard(folder)))
 

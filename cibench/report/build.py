@@ -12,12 +12,12 @@ import msgspec
 from .._errors import EmptySelectionError, OutputError
 from ..flags import FLAGS
 from ..results import CellRecord, RunFolder
+from ..results.rows import newest
 from ..results.table import (
     attack_spec,
     distinctions,
     groups,
     interval_note,
-    newest,
     threat_notes,
 )
 from ..study import Published, StudyPart, StudyRun

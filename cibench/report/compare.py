@@ -16,7 +16,7 @@ from ..bootstrap import (
     replicates,
 )
 from ..results import CellRecord
-from ..results.table import interval, outcomes
+from ..results.rows import interval, outcomes
 from ..statistics import holm, mcnemar, mcnemar_over_seeds
 from .model import Comparison, Row
 

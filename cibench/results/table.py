@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ..flags import FLAGS
-from ..statistics import deviation, mean, wilson_interval
+from ..statistics import deviation, mean
 from .record import CellRecord, Metrics
-
-if TYPE_CHECKING:
-    from ..bootstrap import Booleans
+from .rows import Row, rows
 
 COLUMNS = (
     "defense",
@@ -84,46 +81,6 @@ def attack_spec(record: CellRecord) -> str:
     return "+".join(part.component.spec for part in record.attack)
 
 
-def newest(records: Iterable[CellRecord]) -> list[CellRecord]:
-    """The newest record of each defense and seed, sorted by both."""
-    found: dict[tuple[str, int], CellRecord] = {}
-    for record in sorted(records, key=lambda record: record.created):
-        found[record.defense.spec, record.seed] = record
-    return [found[key] for key in sorted(found)]
-
-
-def outcomes(records: Sequence[CellRecord]) -> tuple[Booleans, Booleans] | None:
-    """`(seeds, n)` correct under attack and `(n,)` counted; None where samples differ.
-
-    Only seeds that decided the same samples can be crossed with them; a quick run beside a
-    full one did not.
-    """
-    import numpy as np
-
-    found = [record.outcomes for record in records if record.outcomes is not None]
-    same = {(tuple(o.labels), tuple(o.counted)) for o in found}
-    if len(same) != 1 or len(found) != len(records) or not any(found[0].counted):
-        return None
-    correct = np.array([o.attacked for o in found]) == np.array(found[0].labels)
-    return correct, np.array(found[0].counted, dtype=bool)
-
-
-def interval(records: Sequence[CellRecord]) -> tuple[float, float]:
-    """95 % interval of the accuracy under attack of one defense, records one per seed."""
-    from ..bootstrap import block_length, mean_interval
-
-    found = outcomes(records)
-    if found is None:
-        shares = [r.metrics.attacked for r in records if r.metrics is not None]
-        return wilson_interval(
-            mean([share.value for share in shares]),
-            max(1, min(share.n for share in shares)),
-        )
-    correct, counted = found
-    block = block_length(len(counted), time_series=records[0].time_series)
-    return mean_interval(correct, counted, block)
-
-
 def interval_note(records: Sequence[CellRecord]) -> str:
     """How the intervals of a table were found, in a few words."""
     from ..bootstrap import block_length
@@ -146,25 +103,22 @@ def _order(record: CellRecord) -> tuple[str, str, str, int, str]:
 
 def _table(records: Sequence[CellRecord]) -> Table:
     first = records[0]
-    shown = newest(records)
-    by_defense: dict[str, list[CellRecord]] = {}
-    for record in shown:
-        by_defense.setdefault(record.defense.spec, []).append(record)
+    found = rows(records)
+    shown = [record for row in found for record in row.records]
     outdated = len(records) - len(shown)
     records = shown
-    rows: list[tuple[str, ...]] = []
+    lines: list[tuple[str, ...]] = []
     flags: set[str] = set()
     failures: list[str] = []
-    for spec, group in by_defense.items():
-        bad = [r for r in group if r.status != "ok"]
-        if bad:
+    for row in found:
+        if row.bad:
             # Never a mean over what survived.
-            share = f"{len(bad)} of {len(group)} seeds {bad[0].status}"
-            rows.append((spec, share, *[""] * (len(COLUMNS) - 2)))
-            failures += [f"{r.cell}: {r.status}: {r.reason}" for r in bad]
+            share = f"{len(row.bad)} of {len(row.records)} seeds {row.bad[0].status}"
+            lines.append((row.defense, share, *[""] * (len(COLUMNS) - 2)))
+            failures += [f"{r.cell}: {r.status}: {r.reason}" for r in row.bad]
             continue
-        rows.append(_row(spec, group))
-        flags.update(flag for r in group for flag in r.flags)
+        lines.append(_line(row))
+        flags.update(row.flags)
     notes = [*_scope(records), *first.notes, *dict.fromkeys(failures)]
     notes += [f"{name}: {FLAGS[name].meaning}" for name in sorted(flags)]
     if outdated:
@@ -173,28 +127,25 @@ def _table(records: Sequence[CellRecord]) -> Table:
     return Table(
         title=f"{first.dataset.spec} · {attack or 'attack not run'}",
         columns=COLUMNS,
-        rows=tuple(rows),
+        rows=tuple(lines),
         notes=tuple(notes),
     )
 
 
-def _row(spec: str, group: Sequence[CellRecord]) -> tuple[str, ...]:
-    found = [r.metrics for r in group if r.metrics is not None]
-    attacked = [m.attacked.value for m in found]
-    low, high = interval(group)
-    timings = [r.timings for r in group if r.timings is not None]
-    recovery = [m.recovery_error for m in found if m.recovery_error is not None]
+def _line(row: Row) -> tuple[str, ...]:
+    low, high = row.interval
+    recovery = row.recovery_error
     return (
-        spec,
-        percent([m.clean.value for m in found]),
-        percent(attacked),
+        row.defense,
+        percent(row.shares("clean")),
+        percent(row.shares("attacked")),
         f"{100 * low:.1f} to {100 * high:.1f}",
-        percent([m.attacked_undefended.value for m in found]),
-        percent([m.genie.value for m in found]),
-        percent([m.majority_share for m in found[:1]]),
-        f"{mean(recovery):.2f}" if len(recovery) == len(found) else "-",
-        f"{mean([t.milliseconds_per_sample for t in timings]):.3f}",
-        ", ".join(sorted({flag for r in group for flag in r.flags})) or "-",
+        percent(row.shares("attacked_undefended")),
+        percent(row.shares("genie")),
+        percent([row.majority]),
+        "-" if recovery is None else f"{recovery:.2f}",
+        f"{row.milliseconds:.3f}",
+        ", ".join(row.flags) or "-",
     )
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cibench import Criterion, Observation, Victim, project
+from cibench import Criterion, Observation, project
 
 
 class StepRule(Protocol):
@@ -20,6 +20,15 @@ class StepRule(Protocol):
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """`(n, width)` gradient of the loss to `(n, width)` change."""
+
+
+class Differentiated(Protocol):
+    """What a descent asks of a victim: a gradient, and the logits it belongs to."""
+
+    def loss_gradient(
+        self, observation: Observation, loss: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """See `cibench.Victim`."""
 
 
 class Steepest:
@@ -37,7 +46,8 @@ class Adam:
     """Adam with bias correction; the size of a step is given per column.
 
     Args:
-        size: `(width,)` length of the first step.
+        size: `(width,)` length of the first step in each column, or `(n, 1)` of each
+            sample.
         growth: factor between one step and the next: small steps search near the clean
             embedding, later ones reach far where nothing bounds the attack.
 
@@ -76,7 +86,7 @@ def block_scale(observation: Observation) -> Tensor:
 
 
 def descend(
-    victim: Victim,
+    victim: Differentiated,
     observation: Observation,
     criterion: Criterion,
     *,

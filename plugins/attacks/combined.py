@@ -20,6 +20,7 @@ from cibench import (
     project,
 )
 
+from .. import papers
 from ._best import Best
 from ._blocks import replaced
 from .flip import Flip
@@ -64,6 +65,7 @@ class Combined(AbstractAttack):
 
     name: ClassVar[str] = "combined"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, Eq. 3"
+    bibtex: ClassVar[str] = papers.COPUR
     may_drop: ClassVar[bool] = True
 
     silent: str = "any"

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from cibench import AbstractAttack, Criterion, Observation, Victim, hookimpl
 
+from .. import papers
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Flip(AbstractAttack):
 
     name: ClassVar[str] = "flip"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, section 6"
+    bibtex: ClassVar[str] = papers.COPUR
 
     amplification: Annotated[float, Meta(gt=0)] = 10.0
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from cibench import AbstractAttack, Criterion, Observation, Victim, hookimpl
 
+from .. import papers
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,7 @@ class Missing(AbstractAttack):
 
     name: ClassVar[str] = "missing"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, Eq. 2"
+    bibtex: ClassVar[str] = papers.COPUR
     may_drop: ClassVar[bool] = True
     may_corrupt: ClassVar[bool] = False
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from cibench import AbstractAttack, Criterion, Observation, Victim, hookimpl
 
+from .. import papers
 from ._descent import Adam, block_scale, descend
+from ._starts import start
 
 
 @final
@@ -48,6 +50,7 @@ class PGD(AbstractAttack):
     citation: ClassVar[str] = (
         "Madry et al.: Towards deep learning models resistant... 2018"
     )
+    bibtex: ClassVar[str] = papers.MADRY + papers.CARLINI
 
     knowledge: Literal["adaptive", "fusion"] = "adaptive"
     target: str = "any"
@@ -75,15 +78,11 @@ class PGD(AbstractAttack):
         best = observation.features
         best_margin = torch.full_like(best[:, 0], torch.inf)
         for restart in range(self.restarts):
-            start = observation.features
-            if restart:
-                drawn = self._start(restart, observation, scale, generator)
-                start = torch.where(movable, drawn, start)
             found, margin = descend(
                 victim,
                 observation,
                 criterion,
-                start=start,
+                start=start(restart, observation, movable, scale, generator),
                 movable=movable,
                 steps=self.steps,
                 rule=Adam(self.step * scale, self.growth),
@@ -96,23 +95,6 @@ class PGD(AbstractAttack):
             best = torch.where(better[:, None], found, best)
             best_margin = torch.where(better, margin, best_margin)
         return observation.with_features(best)
-
-    @staticmethod
-    def _start(
-        restart: int,
-        observation: Observation,
-        scale: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Odd restarts: another sample's blocks, 1 to 4 times; even ones: noise."""
-        features = observation.filled(0.0)
-        n = len(features)
-        draw = torch.rand((n, 1), generator=generator).to(features)
-        if restart % 2:
-            donors = torch.randperm(n, generator=generator).to(features.device)
-            return features[donors] * (1 + 3 * draw)
-        noise = torch.randn(features.shape, generator=generator).to(features)
-        return features + 10 ** (2 * draw - 1) * scale * noise
 
 
 @hookimpl

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cibench import AbstractAttack, Criterion, Observation, Victim, hookimpl
 
+from .. import papers
 from ._descent import Steepest, descend
 
 
@@ -38,6 +39,7 @@ class PaperPGD(AbstractAttack):
 
     name: ClassVar[str] = "pgd-paper"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, section 6"
+    bibtex: ClassVar[str] = papers.COPUR
 
     knowledge: Literal["fusion", "adaptive"] = "fusion"
     target: str = "other"

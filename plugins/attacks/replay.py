@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cibench import AbstractAttack, Criterion, Observation, Victim, hookimpl, project
 
+from .. import papers
 from ._best import Best
 from ._descent import block_scale
 from ._donors import Donors
@@ -46,6 +47,7 @@ class Replay(AbstractAttack):
 
     name: ClassVar[str] = "replay"
     citation: ClassVar[str] = "cf. Pang et al.: ADI. IEEE S&P 2023"
+    bibtex: ClassVar[str] = papers.ADI
 
     donor: Literal["random", "nearest", "search"] = "random"
     knowledge: Literal["oblivious", "query", "fusion", "adaptive"] = "oblivious"

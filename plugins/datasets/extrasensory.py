@@ -26,6 +26,7 @@ from cibench import (
 from cibench.download import Download
 from cibench.spec import canonical, did_you_mean
 
+from .. import papers
 from ._extrasensory_csv import AGENTS, NOT_IN_PAPER, UserTable, read_user_file
 
 PAPER_USER = "0BFC35E2-4817-4865-BFA7-764742302A2D"
@@ -73,6 +74,7 @@ class ExtraSensory(AbstractDataset):
         " Wild from Smartphones and Smartwatches. IEEE Pervasive Computing 16(4), 2017."
         " doi:10.1109/MPRV.2017.3971131"
     )
+    bibtex: ClassVar[str] = papers.EXTRASENSORY
     files_needed: ClassVar[str] = (
         f"<user>{_SUFFIX}.gz in the data folder or in its subfolder extrasensory, from"
         f" {ARCHIVE} (unpack it there)"

@@ -28,6 +28,8 @@ from cibench import (
 )
 from cibench.spec import canonical
 
+from .. import papers
+
 _FILE = "mfeat.npz"
 #: Agents in order, with their columns; the narrow `mor` comes last.
 VIEWS = {"fou": 76, "fac": 216, "kar": 64, "pix": 240, "zer": 47, "mor": 6}
@@ -65,6 +67,7 @@ class Mfeat(AbstractDataset):
         "R. Duin. Multiple Features. UCI Machine Learning Repository, 1998."
         " doi:10.24432/C5HC70"
     )
+    bibtex: ClassVar[str] = papers.MFEAT
     known_failures: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "check_splits_are_disjoint": "the published files hold 6 pairs of identical"

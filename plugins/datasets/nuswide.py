@@ -24,6 +24,7 @@ from cibench import (
 from cibench.download import Download
 from cibench.spec import canonical
 
+from .. import papers
 from ._nuswide_files import ARCHIVES, IMAGE, find
 from ._nuswide_rows import read
 
@@ -73,6 +74,7 @@ class NusWide(AbstractDataset):
         " Web Image Database from National University of Singapore. CIVR 2009."
         " doi:10.1145/1646396.1646452"
     )
+    bibtex: ClassVar[str] = papers.NUSWIDE
     files_needed: ClassVar[str] = (
         "Groundtruth, NUS_WID_Tags and NUS_WID_Low_Level_Features in the subfolder"
         f" nuswide of the data folder, from {ARCHIVES}"

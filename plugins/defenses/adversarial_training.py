@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cibench import AbstractDefense, hookimpl
 
+from .. import papers
 from ._adversarial import AbstractAdversarialTraining
 
 
@@ -41,6 +42,7 @@ class AdversarialTraining(AbstractAdversarialTraining):
         "Madry et al.: Towards deep learning models resistant to adversarial attacks."
         " ICLR 2018; AT of Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022"
     )
+    bibtex: ClassVar[str] = papers.MADRY + papers.COPUR
 
     @staticmethod
     def choose(observed: Tensor, generator: torch.Generator) -> Tensor:

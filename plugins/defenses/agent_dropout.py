@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from cibench import AbstractDefense, FusionCenter, Training, hookimpl
 
+from .. import papers
 from ._dropout_head import fit_dropout_head
 
 
@@ -33,6 +34,7 @@ class AgentDropout(AbstractDefense):
         "Neverova, Wolf, Taylor, Nebout: ModDrop: adaptive multi-modal gesture"
         " recognition. TPAMI 2016"
     )
+    bibtex: ClassVar[str] = papers.MODDROP
 
     chance: Annotated[float, Meta(ge=0, lt=1)] = 0.5
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cibench import AbstractDefense, hookimpl
 
+from .. import papers
 from ._adversarial import AbstractAdversarialTraining
 
 
@@ -37,6 +38,7 @@ class BlockAdversarialTraining(AbstractAdversarialTraining):
 
     name: ClassVar[str] = "block-adversarial-training"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022 (BAT)"
+    bibtex: ClassVar[str] = papers.COPUR
 
     @staticmethod
     def choose(observed: Tensor, generator: torch.Generator) -> Tensor:

@@ -21,6 +21,7 @@ from cibench import (
     robust_fit,
 )
 
+from .. import papers
 from ._chain import Chain
 from ._eq6 import refine
 from ._purified import Family, PurifyingFusionCenter, Width, manifold_recipe
@@ -140,13 +141,14 @@ class CoPur(AbstractDefense):
             whichever recovers simulated corruptions of validation data better. None takes
             `affine` for the converged solver and `mlp` for the others.
         width: width of the code (the paper's: 150); none selects it by the same rule.
-        max_iterations: limit per sample and stage of the converged solver.
+        max_iterations: limit per sample of the converged solver's Eq. 5; Eq. 6 has 60.
 
     Source: Liu, Xie, Koyejo and Li 2022, Eq. 5 and 6.
     """
 
     name: ClassVar[str] = "copur"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, Eq. 5-6"
+    bibtex: ClassVar[str] = papers.COPUR
     capabilities: ClassVar[Capabilities] = Capabilities(optimizes_at_inference=True)
 
     solver: Literal["converged", "paper", "released"] = "converged"

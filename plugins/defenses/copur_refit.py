@@ -20,6 +20,7 @@ from cibench import (
     robust_fit,
 )
 
+from .. import papers
 from ._dropout_head import fit_dropout_head
 from ._dropping import (
     DROP_CHANCE,
@@ -111,6 +112,7 @@ class CoPurRefit(AbstractDefense):
     citation: ClassVar[str] = (
         "After Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, Eq. 5, with outlier rejection"
     )
+    bibtex: ClassVar[str] = papers.COPUR
     capabilities: ClassVar[Capabilities] = Capabilities(optimizes_at_inference=True)
 
     quantile: Quantile = 0.95

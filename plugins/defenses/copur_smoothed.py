@@ -18,6 +18,7 @@ from cibench import (
     hookimpl,
 )
 
+from .. import papers
 from ._noise import CertifyingOptions, Clean
 from ._purified import Family, PurifyingFusionCenter, Width
 from ._smoothing import Smoother
@@ -115,6 +116,7 @@ class CoPurSmoothed(CertifyingOptions):
 
     name: ClassVar[str] = "copur-smoothed"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, section 4"
+    bibtex: ClassVar[str] = papers.COPUR + papers.COHEN
     capabilities: ClassVar[Capabilities] = Capabilities(
         optimizes_at_inference=True, abstains=True
     )

@@ -19,6 +19,7 @@ from cibench import (
     hookimpl,
 )
 
+from .. import papers
 from ._dropout_head import fit_dropout_head
 from ._dropping import DROP_CHANCE
 from ._purified import Family, Width
@@ -67,6 +68,7 @@ class Genie(AbstractDefense):
     citation: ClassVar[str] = (
         "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, section 6 (after its Oracle)"
     )
+    bibtex: ClassVar[str] = papers.COPUR
     capabilities: ClassVar[Capabilities] = Capabilities(
         optimizes_at_inference=True, needs_corrupted_agents=True
     )

@@ -22,6 +22,7 @@ from cibench import (
     hookimpl,
 )
 
+from .. import papers
 from ._dropout_head import fit_dropout_head
 from ._dropping import (
     DROP_CHANCE,
@@ -237,6 +238,7 @@ class L0Consensus(AbstractDefense):
 
     name: ClassVar[str] = "l0-consensus"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, Eq. 4"
+    bibtex: ClassVar[str] = papers.COPUR
     capabilities: ClassVar[Capabilities] = Capabilities(optimizes_at_inference=True)
 
     quantile: Quantile = 0.95

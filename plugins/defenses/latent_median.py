@@ -25,6 +25,7 @@ from cibench import (
     simulate_corruption,
 )
 
+from .. import papers
 from ._common_latent import fit_common_latent, inverse_residuals, latent_points
 from ._dropping import DROP_CHANCE
 from ._geometric_median import GeometricMedian
@@ -122,6 +123,7 @@ class LatentMedian(AbstractDefense):
     citation: ClassVar[str] = (
         "Kettenring: MAXVAR. 1971; Pillutla, Kakade, Harchaoui: RFA. 2022, section 3"
     )
+    bibtex: ClassVar[str] = papers.MAXVAR + papers.RFA
     capabilities: ClassVar[Capabilities] = Capabilities(optimizes_at_inference=True)
 
     width: Width = None

@@ -19,6 +19,7 @@ from cibench import (
     simulate_corruption,
 )
 
+from .. import papers
 from ._dropout_head import fit_dropout_head
 from ._dropping import (
     DROP_CHANCE,
@@ -210,6 +211,7 @@ class LeaveOneOut(AbstractDefense):
     citation: ClassVar[str] = (
         "Hoerl, Kennard: Ridge regression. 1970; Vovk et al.: conformal prediction. 2005"
     )
+    bibtex: ClassVar[str] = papers.RIDGE + papers.CONFORMAL
 
     quantile: Quantile = 0.95
     most: Most = None

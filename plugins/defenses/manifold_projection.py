@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cibench import AbstractDefense, FusionCenter, Observation, Training, hookimpl
 
+from .. import papers
 from ._purified import Family, PurifyingFusionCenter, Width, manifold_recipe
 
 
@@ -42,6 +43,7 @@ class ManifoldProjection(AbstractDefense):
 
     name: ClassVar[str] = "manifold-projection"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, section 4"
+    bibtex: ClassVar[str] = papers.COPUR
     known_failures: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "check_accuracy_with_missing_agents": "one pass takes the training mean of a"

@@ -18,6 +18,7 @@ from cibench import (
     hookimpl,
 )
 
+from .. import papers
 from ._purified import Family, Width, manifold_recipe
 
 
@@ -43,6 +44,7 @@ class NoDefense(AbstractDefense):
 
     name: ClassVar[str] = "none"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022 (Unsecured)"
+    bibtex: ClassVar[str] = papers.COPUR
 
     head: Literal["raw", "plain", "manifold"] = "raw"
     manifold: Family = "affine"

@@ -19,6 +19,7 @@ from cibench import (
     mean_features,
 )
 
+from .. import papers
 from ._dropping import Quantile
 
 
@@ -122,6 +123,7 @@ class NormClip(AbstractDefense):
     citation: ClassVar[str] = (
         "Sun, Kairouz, Suresh, McMahan: Can You Really Backdoor FL? 2019, section 4"
     )
+    bibtex: ClassVar[str] = papers.SUN
 
     quantile: Quantile = 0.99
     distance: Literal["norm", "mahalanobis"] = "norm"

@@ -29,6 +29,7 @@ from cibench.certify import (
     whole_subsets,
 )
 
+from .. import papers
 from ._random_inputs import fit_on_random_inputs
 
 #: Most bytes the working set of a batch may take.
@@ -162,6 +163,7 @@ class RandomizedAblation(AbstractDefense):
         "Levine, Feizi: Robustness certificates for sparse adversarial attacks by"
         " randomized ablation. AAAI 2020"
     )
+    bibtex: ClassVar[str] = papers.LEVINE
 
     keep: Annotated[int, Meta(ge=1)] = 2
     subsets: Annotated[int, Meta(ge=1)] = 1000

@@ -18,6 +18,7 @@ from cibench import (
     hookimpl,
 )
 
+from .. import papers
 from ._noise import CertifyingOptions, clean_inputs
 from ._smoothing import Smoother
 
@@ -98,6 +99,7 @@ class RandomizedSmoothing(CertifyingOptions):
         "Cohen, Rosenfeld, Kolter: Certified adversarial robustness via randomized"
         " smoothing. ICML 2019"
     )
+    bibtex: ClassVar[str] = papers.COHEN
     capabilities: ClassVar[Capabilities] = Capabilities(abstains=True)
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:

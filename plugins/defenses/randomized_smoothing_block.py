@@ -20,6 +20,7 @@ from cibench import (
     hookimpl,
 )
 
+from .. import papers
 from ._noise import NoiseOptions, clean_inputs, standard
 from ._smoothing import Smoother
 
@@ -96,6 +97,7 @@ class RandomizedSmoothingBlock(NoiseOptions):
 
     name: ClassVar[str] = "randomized-smoothing-block"
     citation: ClassVar[str] = "Liu, Xie, Koyejo, Li: CoPur. NeurIPS 2022, section 5"
+    bibtex: ClassVar[str] = papers.COPUR
     capabilities: ClassVar[Capabilities] = Capabilities(needs_corrupted_agents=True)
 
     correlated: bool = False

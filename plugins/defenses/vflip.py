@@ -21,6 +21,7 @@ from cibench import (
     minimize,
 )
 
+from .. import papers
 from ._dropping import (
     DroppingFusionCenter,
     Most,
@@ -150,6 +151,7 @@ class VFLIP(AbstractDefense):
     citation: ClassVar[str] = (
         "Cho et al.: VFLIP: A Backdoor Defense for Vertical FL. ESORICS 2024"
     )
+    bibtex: ClassVar[str] = papers.VFLIP
 
     quantile: Quantile = 0.95
     most: Most = None
