@@ -16,6 +16,10 @@ from .observation import Observation
 
 if TYPE_CHECKING:
     from .embedding import Training
+    from .manifold import Manifold
+
+#: The name of the differentiable form that every fusion center has.
+SURROGATE = "surrogate"
 
 #: A magnitude whose squares could overflow float32 when summed: treated as absent.
 ABSURD_MAGNITUDE = 1e15
@@ -87,6 +91,33 @@ class FusionCenter(nn.Module, ABC):
         """
         return self.decide(observation).logits
 
+    @property
+    def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
+        """Differentiable forms beside `surrogate`, by name; each as `surrogate` is.
+
+        An adversary who knows the defense knows several ways to differentiate it, and the
+        strongest is not known beforehand. Names in use: `unrolled` (through every step of
+        a solver), `implicit` (the optimum's own derivative), `bpda` (a derivative that
+        stands in for the purifier's) and `votes` (the sum of margins of what votes).
+        """
+        return {}
+
+    @property
+    def purifies_onto(self) -> Manifold | None:
+        """The manifold that a purifying defense believes in, for such adversaries."""
+        return None
+
+    def samples_per_gradient(self, route: str) -> int:
+        """Most samples that are differentiated at once: bounds the memory of a graph."""
+        return self.samples_per_chunk
+
+    def of_samples(self, samples: Tensor) -> FusionCenter:
+        """This fusion center for some of the samples that it was deployed for.
+
+        Only one that was told something of each sample differs.
+        """
+        return self
+
     def forward(self, observation: Observation) -> Decision:
         """Decide, counting blocks that are non-finite or absurdly large as missing.
 
@@ -143,10 +174,13 @@ class FusionCenter(nn.Module, ABC):
             )
 
     @final
-    def differentiable_logits(self, observation: Observation) -> Tensor:
-        """`surrogate` behind the same gate as `forward`."""
+    def differentiable_logits(
+        self, observation: Observation, route: str = SURROGATE
+    ) -> Tensor:
+        """`surrogate`, or another of the `routes`, behind the same gate as `forward`."""
+        form = self.surrogate if route == SURROGATE else self.routes[route]
         clean, _ = sanitize(observation)
-        return torch.cat([self.surrogate(part) for part in self._chunks(clean)])
+        return torch.cat([form(part) for part in self._chunks(clean)])
 
     def _chunks(self, observation: Observation) -> list[Observation]:
         size = self.samples_per_chunk
@@ -203,6 +237,12 @@ class _Told(FusionCenter):
     @property
     def facts(self) -> dict[str, float | int | str]:
         return self.center.facts
+
+    def of_samples(self, samples: Tensor) -> FusionCenter:
+        return _Told(self.center, self.corrupted[samples])
+
+    def samples_per_gradient(self, route: str) -> int:
+        return self.center.samples_per_chunk
 
     def decide(self, observation: Observation) -> Decision:
         return _joined(

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ._errors import KnowledgeError
-from .defense import Decision, FusionCenter
+from .defense import SURROGATE, Decision, FusionCenter
 from .observation import Observation
 from .threat import Knowledge
+
+if TYPE_CHECKING:
+    from .manifold import Manifold
+
+
+@dataclass(eq=False)
+class _Tally:
+    """What an adversary asked for; one for a victim and all that is made of it."""
+
+    queries: int = 0
+    gradients: int = 0
+    unusable: int = 0
+
 
 
 class Victim:
@@ -42,10 +58,9 @@ class Victim:
     ) -> None:
         self.__own = own
         self.__recorded = recorded
-        self.knowledge = knowledge
-        self.queries = 0
-        self.gradients = 0
-        self.unusable = 0
+        self.__knowledge = knowledge
+        self.__tally = _Tally()
+        self.__undefended = undefended
         self.__model = {
             Knowledge.OBLIVIOUS: None,
             Knowledge.FUSION: undefended,
@@ -53,20 +68,84 @@ class Victim:
             Knowledge.ADAPTIVE: defended,
         }[knowledge]
 
+    @property
+    def knowledge(self) -> Knowledge:
+        """What the threat model grants."""
+        return self.__knowledge
+
+    @property
+    def queries(self) -> int:
+        """See the class."""
+        return self.__tally.queries
+
+    @property
+    def gradients(self) -> int:
+        """See the class."""
+        return self.__tally.gradients
+
+    @property
+    def unusable(self) -> int:
+        """See the class."""
+        return self.__tally.unusable
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Names that `loss_gradient` takes as `route`; none where it grants nothing."""
+        model = self.__model
+        if model is None or self.knowledge is Knowledge.QUERY:
+            return ()
+        return (SURROGATE, *model.routes)
+
+    @property
+    def manifold(self) -> Manifold | None:
+        """What the defense purifies onto, known at `adaptive`; None without any."""
+        if self.knowledge is not Knowledge.ADAPTIVE:
+            return None
+        assert self.__model is not None
+        return self.__model.purifies_onto
+
+    def part(self, samples: Tensor) -> Victim:
+        """The victim for some of the samples: what is asked of it counts here, too.
+
+        Args:
+            samples: `(k,)` indices or `(n,)` booleans of the samples it is asked about.
+        """
+        part = copy.copy(self)
+        if self.__model is not None:
+            part.__model = self.__model.of_samples(samples)
+        part.__own = None if self.__own is None else self.__own[samples]
+        return part
+
+    def transfer(self) -> Victim:
+        """The undefended fusion center, which one who knows the defense knows as well.
+
+        Raises:
+            KnowledgeError: the adversary has neither.
+        """
+        if self.knowledge not in (Knowledge.FUSION, Knowledge.ADAPTIVE):
+            raise KnowledgeError(
+                "Victim.transfer: expected knowledge of fusion or adaptive, got"
+                f" {self.knowledge}"
+            )
+        weaker = copy.copy(self)
+        weaker.__knowledge, weaker.__model = Knowledge.FUSION, self.__undefended
+        return weaker
+
     def logits(self, observation: Observation) -> Tensor:
         """`(n, classes)` answers of the model the adversary knows.
 
         Raises:
             KnowledgeError: the adversary knows no model.
         """
-        if self.__model is None:
+        model = self.__model
+        if model is None:
             raise KnowledgeError(
                 "Victim.logits: expected knowledge of query, fusion or adaptive,"
                 f" got {self.knowledge}"
             )
-        self.queries += len(observation)
+        self.__tally.queries += len(observation)
         with torch.no_grad():
-            decision: Decision = self.__model(observation)
+            decision: Decision = model(observation)
             return decision.logits
 
     def recordings(self) -> tuple[Observation, Tensor]:
@@ -93,13 +172,19 @@ class Victim:
         return Observation(values, observed, known.layout), labels.clone()
 
     def loss_gradient(
-        self, observation: Observation, loss: Callable[[Tensor], Tensor]
+        self,
+        observation: Observation,
+        loss: Callable[[Tensor], Tensor],
+        *,
+        route: str = SURROGATE,
     ) -> tuple[Tensor, Tensor]:
         """Differentiate a loss of the logits with respect to the features.
 
         Args:
             observation: where to differentiate.
             loss: maps `(n, classes)` logits to `(n,)` losses, sample by sample.
+            route: which differentiable form; one that this model does not have, as the
+                undefended fusion center has no purifier to unroll, is its surrogate.
 
         Returns:
             `(n, width)` gradient and the `(n, classes)` logits it belongs to.
@@ -107,20 +192,35 @@ class Victim:
         Raises:
             KnowledgeError: the knowledge level grants no gradients.
         """
-        if self.__model is None or self.knowledge is Knowledge.QUERY:
+        whole = self.__model
+        if whole is None or self.knowledge is Knowledge.QUERY:
             raise KnowledgeError(
                 "Victim.loss_gradient: expected knowledge of fusion or adaptive,"
                 f" got {self.knowledge}"
             )
-        self.gradients += len(observation)
-        with torch.enable_grad():
-            features = observation.features.detach().clone().requires_grad_()
-            logits = self.__model.differentiable_logits(
-                observation.with_features(features)
-            )
-            (gradient,) = torch.autograd.grad(loss(logits).sum(), features)
-        self.unusable += int(self._unusable(observation, gradient).sum())
-        return gradient, logits.detach()
+        if route not in self.routes:
+            route = SURROGATE
+        n = len(observation)
+        self.__tally.gradients += n
+        size = max(1, whole.samples_per_gradient(route))
+        gradients, answers = [], []
+        for start in range(0, max(1, n), size):
+            rows = torch.arange(start, min(start + size, n))
+            rows = rows.to(observation.features.device)
+            model = whole if size >= n else whole.of_samples(rows)
+            with torch.enable_grad():
+                features = observation.features[rows].detach().requires_grad_()
+                part = observation[rows].with_features(features)
+                logits = model.differentiable_logits(part, route)
+                # A loss is one of all samples; what others answer does not matter to it.
+                every = logits.new_zeros((n, logits.shape[1]))
+                own = loss(every.index_copy(0, rows, logits))[rows]
+                (gradient,) = torch.autograd.grad(own.sum(), features)
+            gradients.append(gradient)
+            answers.append(logits.detach())
+        found = torch.cat(gradients)
+        self.__tally.unusable += int(self._unusable(observation, found).sum())
+        return found, torch.cat(answers)
 
     def _unusable(self, observation: Observation, gradient: Tensor) -> Tensor:
         norms = observation.layout.block_norms(gradient.double())

@@ -128,9 +128,9 @@ def broken_defense(plugin: object, way: str) -> object:
 class Upside(Victim):
     """Differentiates the loss the wrong way round."""
 
-    def loss_gradient(self, observation, loss):  # type: ignore[no-untyped-def]
+    def loss_gradient(self, observation, loss, **route):  # type: ignore[no-untyped-def]
         """The gradient of its negative."""
-        gradient, logits = super().loss_gradient(observation, loss)
+        gradient, logits = super().loss_gradient(observation, loss, **route)
         return -gradient, logits
 
 
@@ -147,10 +147,10 @@ class Watching(Victim):
 
     last: Observation | None = None
 
-    def loss_gradient(self, observation, loss):  # type: ignore[no-untyped-def]
+    def loss_gradient(self, observation, loss, **route):  # type: ignore[no-untyped-def]
         """Differentiate, and keep where."""
         self.last = observation
-        return super().loss_gradient(observation, loss)
+        return super().loss_gradient(observation, loss, **route)
 
     def logits(self, observation: Observation) -> torch.Tensor:
         """Answer, and keep what was asked."""

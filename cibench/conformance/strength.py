@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..defense import Decision, FusionCenter
+from ..defense import SURROGATE, Decision, FusionCenter
 from ..observation import Observation
 from ..references import predictions
 from ..threat import Criterion, Knowledge
@@ -123,9 +123,13 @@ class _Witnessing(Victim):
         return found
 
     def loss_gradient(
-        self, observation: Observation, loss: Callable[[Tensor], Tensor]
+        self,
+        observation: Observation,
+        loss: Callable[[Tensor], Tensor],
+        *,
+        route: str = SURROGATE,
     ) -> tuple[Tensor, Tensor]:
-        found = super().loss_gradient(observation, loss)
+        found = super().loss_gradient(observation, loss, route=route)
         self.call.look(observation, found[1])
         return found
 
