@@ -28,7 +28,6 @@ class _Tally:
     unusable: int = 0
 
 
-
 class Victim:
     """The adversary's view of the deployed system, limited by its knowledge.
 

@@ -31,6 +31,7 @@ class AffineManifold(Manifold):
         self.register_buffer("basis", basis)
         grams = torch.stack([basis[s].T @ basis[s] for s in layout.slices])
         self.register_buffer("grams", grams, persistent=False)
+        self._compressed: AffineManifold | None = None
 
     @property
     def rank(self) -> int:
@@ -49,6 +50,32 @@ class AffineManifold(Manifold):
         """See `Manifold`; the Gram matrix of each block is computed once."""
         m, r = self.layout.agents, self.rank
         return (weights @ self.grams.reshape(m, r * r)).reshape(-1, r, r)
+
+    def compressed(
+        self, observation: Observation
+    ) -> tuple[AffineManifold, Observation]:
+        """The same fit in fewer columns: block norms of residuals are unchanged.
+
+        With V_i = Q_i R_i, a block's residual h_i - mean_i - V_i z splits into
+        `Q_i'(h_i - mean_i) - R_i z` and what lies outside the span of V_i, of which the
+        norm alone matters: one column more. Codes stay the same.
+        """
+        center = observation.features - self.mean
+        if self._compressed is None or self._compressed.mean.device != center.device:
+            self._axes = [torch.linalg.qr(self.basis[s]) for s in self.layout.slices]
+            zero = torch.zeros_like(self.basis[:1])
+            rows = [torch.cat([axes.R, zero]) for axes in self._axes]
+            layout = AgentLayout(self.layout.names, tuple(len(r) for r in rows))
+            basis = torch.cat(rows)
+            self._compressed = AffineManifold(layout, zero.new_zeros(len(basis)), basis)
+        columns = []
+        for s, axes in zip(self.layout.slices, self._axes, strict=True):
+            inside = center[:, s] @ axes.Q
+            outside = center[:, s] - inside @ axes.Q.T
+            columns += [inside, torch.linalg.vector_norm(outside, dim=1, keepdim=True)]
+        layout = self._compressed.layout
+        kept = Observation(torch.cat(columns, dim=1), observation.observed, layout)
+        return self._compressed, kept
 
     def pullback(self, code: Tensor, vector: Tensor) -> Tensor:
         """See `Manifold`."""

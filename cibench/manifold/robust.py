@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..layout import AgentLayout
 from ..observation import Observation
+from .affine import AffineManifold
 from .base import Manifold
 
 #: Iterations from every start before the best one goes on.
@@ -83,7 +84,9 @@ def robust_fit(
         max_iterations: limit per sample.
         tolerance: stop when a step lowers the objective by less than this share.
     """
-    observation = observation.with_features(observation.features.double())
+    observation = observation.with_features(observation.filled(0.0).double())
+    if isinstance(manifold, AffineManifold) and _worthwhile(manifold):
+        manifold, observation = manifold.compressed(observation)
     starts = starting_codes(manifold, observation)
     if len(starts) == 1:
         return _descend(manifold, observation, starts[0], max_iterations, tolerance)
@@ -93,6 +96,13 @@ def robust_fit(
     best = short.objective.reshape(k, n).argmin(dim=0)
     chosen = short.code.reshape(k, n, rank)[best, torch.arange(n, device=best.device)]
     return _descend(manifold, observation, chosen, max_iterations, tolerance)
+
+
+def _worthwhile(manifold: AffineManifold) -> bool:
+    """Whether the compressed problem has at most two thirds of the columns."""
+    widths, rank = manifold.layout.widths, manifold.rank
+    fewer = sum(min(width, rank) + 1 for width in widths)
+    return 3 * fewer <= 2 * manifold.layout.width
 
 
 def _descend(

@@ -17,8 +17,10 @@ def start(
 ) -> Tensor:
     """`(n, width)` first iterate of a restart.
 
-    The first is the clean embedding; odd ones are another sample's blocks, 1 to 4 times
-    as large, even ones the clean blocks with noise from a tenth to ten times their scale.
+    The first is the clean embedding; then come, in turn, another sample's blocks, 1 to 4
+    times as large; the clean blocks with noise from a tenth to ten times their scale; and
+    the clean blocks moved along the line between two other samples, as far as they are
+    apart or twice that: a point that fits the clean data's own directions of variation.
 
     Args:
         restart: number of the restart, from 0.
@@ -30,7 +32,11 @@ def start(
     features = observation.filled(0.0)
     n = len(features)
     draw = torch.rand((n, 1), generator=generator).to(features)
-    if restart % 2:
+    if restart % 3 == 0:
+        ends = (torch.randperm(n, generator=generator) for _ in range(2))
+        one, other = (features[end.to(features.device)] for end in ends)
+        drawn = features + (1 + draw) * (one - other)
+    elif restart % 3 == 1:
         donors = torch.randperm(n, generator=generator).to(features.device)
         drawn = features[donors] * (1 + 3 * draw)
     else:

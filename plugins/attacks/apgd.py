@@ -14,7 +14,8 @@ from torch import Tensor
 from cibench import AbstractAttack, Criterion, Observation, Victim, hookimpl, project
 
 from .. import papers
-from ._descent import block_scale
+from ._descent import Adam, Differentiated, block_scale, descend
+from ._routes import Draws, Route, Routed
 from ._starts import start
 
 #: Radii tried where nothing bounds the attack, in norms of the agents' clean blocks.
@@ -23,6 +24,9 @@ RADII = (0.5, 1.0, 2.0, 5.0, 10.0, 100.0)
 MOMENTUM = 0.75
 #: Share of steps between checkpoints that must improve, or the step is halved.
 ENOUGH = 0.75
+#: First step of the descent without a radius, in units of the block's root mean square,
+#: and the factor between steps.
+STEP, GROWTH = 0.5, 1.05
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -33,8 +37,9 @@ class APGD(AbstractAttack):
     """Projected descent whose steps halve by themselves, for each sample and loss.
 
     Every block moves in a Euclidean ball, along its own gradient. Where nothing bounds
-    the attack, balls of several radii are tried and the best point of all is kept, for a
-    purifier may follow a small change and reject a large one. Of two classes, or with a
+    the attack, balls of several radii are tried, then growing steps of Adam without any,
+    and the best point of all is kept, for a purifier may follow a small change and reject
+    a large one. Of two classes, or with a
     target, the loss is the logit margin; else cross-entropy, then the margin to each of
     the most likely wrong classes.
 
@@ -51,6 +56,8 @@ class APGD(AbstractAttack):
         restarts: starts for each loss and radius: the clean embedding, then other samples'
             blocks and noise in turn.
         classes: most wrong classes that have a loss of their own.
+        gradient: which derivative of the defense, as in `pgd`.
+        draws: gradients that are averaged over the defense's randomness (EOT).
 
     Source: Croce and Hein 2020, algorithm 1, in the product of the blocks' balls.
     """
@@ -68,6 +75,8 @@ class APGD(AbstractAttack):
     steps: Annotated[int, Meta(ge=1)] = 50
     restarts: Annotated[int, Meta(ge=1)] = 1
     classes: Annotated[int, Meta(ge=0)] = 3
+    gradient: Route = "surrogate"
+    draws: Draws = 1
 
     def run(
         self,
@@ -82,37 +91,59 @@ class APGD(AbstractAttack):
         """Return the best point of all losses, radii and starts, sample by sample."""
         movable = observation.layout.expand(compromised)
         scale = block_scale(observation)
-        radii = [radius] if radius is not None else _radii(observation, scale)
+        radii = [radius] if radius is not None else radii_of(observation, scale)
         best = observation.features
         logits = victim.logits(observation)
         lowest = criterion.margin(logits)
-        for loss in self._losses(criterion, logits):
-            for ball in radii:
+        routed = Routed(victim, self.gradient, self.draws, generator)
+        for loss in losses(criterion, logits, self.classes):
+            for ball in [*radii, None] if radius is None else radii:
                 for restart in range(self.restarts):
-                    found, margin = _descend(
-                        victim,
-                        observation,
-                        criterion,
-                        loss,
-                        start=start(restart, observation, movable, scale, generator),
-                        movable=movable,
-                        radius=ball,
-                        steps=self.steps,
-                    )
+                    begin = start(restart, observation, movable, scale, generator)
+                    if ball is None:
+                        found, margin = descend(
+                            routed,
+                            observation,
+                            criterion,
+                            start=begin,
+                            movable=movable,
+                            steps=self.steps,
+                            rule=Adam(STEP * scale, GROWTH),
+                            loss=lambda _, z, loss=loss: loss(z),  # type: ignore[misc]
+                            radius=None,
+                        )
+                    else:
+                        found, margin = auto_descend(
+                            routed,
+                            observation,
+                            criterion,
+                            loss,
+                            start=begin,
+                            movable=movable,
+                            radius=ball,
+                            steps=self.steps,
+                        )
                     better = margin < lowest
                     best = torch.where(better[:, None], found, best)
                     lowest = torch.where(better, margin, lowest)
         return observation.with_features(best)
 
-    def _losses(self, criterion: Criterion, logits: Tensor) -> Iterator[Loss]:
-        if criterion.target is not None or logits.shape[1] == 2:
-            yield criterion.margin
-            return
-        yield criterion.cross_entropy
-        own = criterion.labels[:, None]
-        wrong = logits.scatter(1, own, -torch.inf).argsort(dim=1, descending=True)
-        for rank in range(min(self.classes, logits.shape[1] - 1)):
-            yield _between(own, wrong[:, rank, None])
+
+def losses(criterion: Criterion, logits: Tensor, classes: int) -> Iterator[Loss]:
+    """The margin for a target or two classes; else cross-entropy, then single classes.
+
+    Args:
+        logits: `(n, classes)` on the clean embedding: the likeliest wrong classes first.
+        classes: most wrong classes that have a loss of their own.
+    """
+    if criterion.target is not None or logits.shape[1] == 2:
+        yield criterion.margin
+        return
+    yield criterion.cross_entropy
+    own = criterion.labels[:, None]
+    wrong = logits.scatter(1, own, -torch.inf).argsort(dim=1, descending=True)
+    for rank in range(min(classes, logits.shape[1] - 1)):
+        yield _between(own, wrong[:, rank, None])
 
 
 def _between(own: Tensor, aim: Tensor) -> Loss:
@@ -134,15 +165,15 @@ def checkpoints(steps: int) -> list[int]:
     return sorted({step for step in found if step <= steps})
 
 
-def _radii(observation: Observation, scale: Tensor) -> list[Tensor]:
+def radii_of(observation: Observation, scale: Tensor) -> list[Tensor]:
     """Radii to try, `(agents,)` each."""
     layout = observation.layout
     norms = layout.block_norms(scale[None]).squeeze(0)
     return [factor * norms for factor in RADII]
 
 
-def _descend(
-    victim: Victim,
+def auto_descend(
+    victim: Differentiated,
     observation: Observation,
     criterion: Criterion,
     loss: Loss,

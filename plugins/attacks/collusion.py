@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, final
 
@@ -13,6 +14,7 @@ from cibench import (
     AbstractAttack,
     AffineManifold,
     Criterion,
+    Manifold,
     Observation,
     Victim,
     hookimpl,
@@ -23,7 +25,9 @@ from cibench.manifold import fit_affine
 from .. import papers
 from ._best import Best
 from ._blocks import replaced
-from ._descent import Adam
+from ._descent import Adam, block_scale
+from ._donors import Donors
+from ._latent import false_points
 from ._outweigh import Outweigh
 
 #: Code widths of the adversary's own manifold, where none is given.
@@ -41,7 +45,9 @@ class Collusion(AbstractAttack):
     by one common shift. A robust fit in the sum of block norms goes with them as soon as
     the shift is longer on their blocks, all together, than on the honest ones; the shift
     is chosen so that it is, and that the model decides wrongly at the false point. The
-    manifold is the adversary's own: principal components of clean training embeddings.
+    manifold is the adversary's own: principal components of clean training embeddings; and
+    the defense's, where it purifies onto one that is not affine: there the agents send the
+    blocks of a false point whose fit is cheaper than the true one's.
 
     Args:
         agents: compromised agents.
@@ -98,7 +104,49 @@ class Collusion(AbstractAttack):
                     if radius is not None:
                         moved = project(moved, observation, radius)
                     best.offer(replaced(observation, compromised, moved))
+        curved = victim.manifold
+        if curved is not None and curved.family != "affine":
+            for moved in self._latent(
+                victim, observation, criterion, curved, compromised
+            ):
+                if radius is not None:
+                    moved = project(moved, observation, radius)
+                best.offer(replaced(observation, compromised, moved))
         return best.result(observation)
+
+    def _latent(
+        self,
+        victim: Victim,
+        observation: Observation,
+        criterion: Criterion,
+        manifold: Manifold,
+        compromised: Tensor,
+    ) -> Iterator[Tensor]:
+        """Points of the defense's manifold, from the clean code and from recordings'."""
+        recorded, labels = victim.recordings()
+        donors = Donors(
+            recorded=recorded,
+            labels=labels,
+            criterion=criterion,
+            compromised=compromised,
+        )
+        honest = observation.observed & ~compromised
+        nearest = donors.nearest(observation, honest, block_scale(recorded))
+        lent = recorded.filled(manifold.mean.to(recorded.features))[
+            nearest.clamp_min(0)
+        ]
+        clean = observation.filled(manifold.mean.to(observation.features))
+        for begin in (clean, lent):
+            yield false_points(
+                victim,
+                observation,
+                criterion,
+                manifold,
+                compromised,
+                manifold.encode(begin.to(manifold.mean)),
+                steps=self.steps,
+                slack=self.slack,
+            )
 
     def _widths(self, recorded: Observation) -> list[int]:
         most = min(recorded.layout.width, len(recorded) - 1)

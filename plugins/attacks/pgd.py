@@ -13,6 +13,7 @@ from cibench import AbstractAttack, Criterion, Observation, Victim, hookimpl
 
 from .. import papers
 from ._descent import Adam, block_scale, descend
+from ._routes import Draws, Route, Routed
 from ._starts import start
 
 
@@ -41,6 +42,11 @@ class PGD(AbstractAttack):
         restarts: starts. The first is the clean embedding, then other samples' blocks and
             noise in turn: a purifier's gradient vanishes far from what it believes in.
         loss: `margin` of the logits, or cross-entropy (`ce`).
+        gradient: which derivative of the defense: its `surrogate`; `implicit`, the
+            optimum's own; `unrolled`, through every step of a solver; `bpda`, one that
+            stands in for the purifier's; `votes`, of the sum of what votes. One that the
+            defense does not have is its surrogate.
+        draws: gradients that are averaged over the defense's randomness (EOT).
 
     Source: Madry et al. 2018; margin loss of Carlini and Wagner 2017; unprojected in Liu,
         Xie, Koyejo and Li 2022.
@@ -61,6 +67,8 @@ class PGD(AbstractAttack):
     growth: Annotated[float, Meta(ge=1)] = 1.05
     restarts: Annotated[int, Meta(ge=1)] = 2
     loss: Literal["margin", "ce"] = "margin"
+    gradient: Route = "surrogate"
+    draws: Draws = 1
 
     def run(
         self,
@@ -75,11 +83,12 @@ class PGD(AbstractAttack):
         """Return the best iterate of all starts, sample by sample."""
         movable = observation.layout.expand(compromised)
         scale = block_scale(observation)
+        routed = Routed(victim, self.gradient, self.draws, generator)
         best = observation.features
         best_margin = torch.full_like(best[:, 0], torch.inf)
         for restart in range(self.restarts):
             found, margin = descend(
-                victim,
+                routed,
                 observation,
                 criterion,
                 start=start(restart, observation, movable, scale, generator),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import torch
@@ -51,6 +52,18 @@ class DroppingFusionCenter(FusionCenter):
     def decide(self, observation: Observation) -> Decision:
         """Decide on the agents that are left."""
         return self.inner.decide(self.rest(observation))
+
+    @property
+    def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
+        """A derivative as if nobody were dropped."""
+        return {"bpda": self.bpda}
+
+    def bpda(self, observation: Observation) -> Tensor:
+        """The true decision with the derivative it has where nobody is dropped."""
+        with torch.no_grad():
+            logits = self.decide(observation).logits
+        kept = self.inner.surrogate(observation)
+        return logits + (kept - kept.detach())
 
     def surrogate(self, observation: Observation) -> Tensor:
         """The true decision; its derivative leads back to where nobody is dropped.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
+import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from cibench import (
     Decision,
     FittedManifold,
     FusionCenter,
+    Manifold,
     ManifoldRecipe,
     Observation,
 )
@@ -54,6 +57,35 @@ class PurifyingFusionCenter(FusionCenter):
             "validation_residual": self.fitted.residual,
             **{f"recovery {name}": e for name, e in self.fitted.recovery.items()},
         }
+
+    @property
+    def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
+        """The derivative of D(E(.)) in place of the purifier's."""
+        return {"bpda": self.bpda}
+
+    @property
+    def purifies_onto(self) -> Manifold:
+        """The manifold."""
+        return self.manifold
+
+    def answers(self, purified: Tensor) -> Tensor:
+        """`(n, classes)` differentiable logits of purified features."""
+        logits: Tensor = self.head(purified)
+        return logits
+
+    def bpda(self, observation: Observation) -> Tensor:
+        """The purified answer with the derivative of D(E(.)) at the purified point.
+
+        Backward pass differentiable approximation (Athalye, Carlini and Wagner 2018): it
+        does not vanish where the purifier rejects a block.
+        """
+        received = observation.filled(0.0)
+        with torch.no_grad():
+            purified = self.purify(observation)[0].to(received.dtype)
+        away = received - received.detach()
+        nearby = self.manifold.reconstruct((purified + away).to(self.manifold.mean))
+        nearby = nearby.to(received.dtype)
+        return self.answers(purified + (nearby - nearby.detach()))
 
     @abstractmethod
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor | None]:

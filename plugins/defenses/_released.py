@@ -35,6 +35,8 @@ def unit_blocks(values: Tensor, weights: Tensor, observation: Observation) -> Te
         blocks = values.view(-1, layout.agents, layout.widths[0])
         squares = torch.einsum("nmw,nmw->nm", blocks, blocks)
         factor = weights * (squares * layout.widths[0] + _TINY).rsqrt_()
+        if values.requires_grad:
+            return (blocks * factor[:, :, None]).flatten(1)
         return blocks.mul_(factor[:, :, None]).flatten(1)
     widths = torch.tensor(layout.widths, device=values.device)
     squares = layout.block_norms(values).square()
@@ -69,6 +71,8 @@ def released_purify(
         if stop_below > 0:
             norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             gradient = torch.where(norms < stop_below, 0.0, gradient)
+        if gradient.requires_grad:  # every step is differentiated
+            return point - rate * gradient
         return point.add_(gradient, alpha=-rate)
 
     point = chain.forward(received)[0].clone()
@@ -82,6 +86,6 @@ def released_purify(
         image, outputs = chain.forward(point)
         fit = unit_blocks(point - received, heard, observation)
         off = unit_blocks(image - point, tau * everyone, observation)
-        gradient = fit.add_(chain.pullback(outputs, off)).sub_(off)
+        gradient = fit + chain.pullback(outputs, off) - off
         point = moved(point, gradient, STAGE2_RATE)
     return chain.forward(point)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, final
 
@@ -24,8 +25,15 @@ from cibench import (
 from .. import papers
 from ._chain import Chain
 from ._eq6 import refine
-from ._purified import Family, PurifyingFusionCenter, Width, manifold_recipe
-from ._released import released_purify
+from ._purified import (
+    MEMORY,
+    Family,
+    PurifyingFusionCenter,
+    Width,
+    manifold_recipe,
+)
+from ._released import STAGE1_STEPS, STAGE2_STEPS, released_purify
+from ._unrolled import STEPS, unrolled_code
 
 #: Index of "fixed-steps" in `cibench.SOLVER_STATUS`.
 _FIXED_STEPS = 4
@@ -51,6 +59,35 @@ class _Converged(PurifyingFusionCenter):
         if self.tau is None:
             return self.manifold.decode(fit.code), fit.status
         return refine(self.manifold, observation, fit, tau=self.tau)
+
+    @property
+    def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
+        """Through the steps of Eq. 5's solver, and past the solver."""
+        return {"unrolled": self.unrolled, **super().routes}
+
+    def samples_per_gradient(self, route: str) -> int:
+        """Every step keeps a working set of its own."""
+        whole = super().samples_per_gradient(route)
+        return max(1, whole // STEPS) if route == "unrolled" else whole
+
+    def unrolled(self, observation: Observation) -> Tensor:
+        """The true answer, with the derivative of the first steps towards Eq. 5."""
+        dtype = observation.features.dtype
+        with torch.no_grad():
+            true = self.purify(observation)[0].to(dtype)
+        received = observation.filled(0.0)
+        return self.answers(true + self.unrolled_change(observation).to(received))
+
+    def unrolled_change(self, observation: Observation) -> Tensor:
+        """`(n, width)` zeros with the derivative of the unrolled purified features."""
+        wide = observation.with_features(observation.features.double())
+        if self.manifold.family == "affine":
+            start = self.manifold.encode(wide.filled(self.manifold.mean))
+        else:
+            with torch.no_grad():
+                start = robust_fit(self.manifold, wide, max_iterations=10).code
+        purified = self.manifold.decode(unrolled_code(self.manifold, wide, start))
+        return purified - purified.detach()
 
     def surrogate(self, observation: Observation) -> Tensor:
         """The head behind Eq. 5 with its implicit derivative.
@@ -105,6 +142,23 @@ class _FixedSteps(PurifyingFusionCenter):
         )
         return purified, status
 
+    @property
+    def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
+        """Every step, differentiated."""
+        return {"unrolled": self.unrolled}
+
+    def samples_per_gradient(self, route: str) -> int:
+        """A graph through all steps keeps what each computes."""
+        if route != "unrolled":
+            return super().samples_per_gradient(route)
+        layers = sum(len(bias) for _, bias, _ in self.chain.layers)
+        floats = 8 * self.manifold.layout.width + 3 * layers
+        return max(1, MEMORY // (4 * (STAGE1_STEPS + STAGE2_STEPS) * floats))
+
+    def unrolled(self, observation: Observation) -> Tensor:
+        """The answer with the derivative of all its steps."""
+        return self.answers(self.purify(observation)[0])
+
     def surrogate(self, observation: Observation) -> Tensor:
         """The purified answer with the derivative of D(E(.)) at the purified point.
 
@@ -114,8 +168,7 @@ class _FixedSteps(PurifyingFusionCenter):
             purified, _ = self.purify(observation)
         received = observation.filled(0.0)
         nearby = self.chain.forward(purified + (received - received.detach()))[0]
-        logits: Tensor = self.head(purified + (nearby - nearby.detach()))
-        return logits
+        return self.answers(purified + (nearby - nearby.detach()))
 
 
 @final

@@ -13,6 +13,7 @@ from cibench import (
     Capabilities,
     FittedManifold,
     FusionCenter,
+    Manifold,
     Observation,
     Training,
     differentiable_code,
@@ -61,6 +62,11 @@ class _Refit(DroppingFusionCenter):
     def facts(self) -> dict[str, float | int | str]:
         """The manifold that was selected."""
         return {"manifold": self.manifold.family, "code_width": self.manifold.rank}
+
+    @property
+    def purifies_onto(self) -> Manifold:
+        """The manifold."""
+        return self.manifold
 
     def residuals(self, observation: Observation) -> Tensor:
         """`(n, agents)` block norms of what Eq. 5 leaves unexplained."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -43,6 +44,27 @@ class _SmoothedCoPur(PurifyingFusionCenter):
     def facts(self) -> dict[str, float | int | str]:
         """The manifold, the noise and the largest radius it can certify."""
         return {**super().facts, **self.smoother.facts}
+
+    @property
+    def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
+        """Those of CoPur, before the vote."""
+        return {"unrolled": self.unrolled, **super().routes}
+
+    def samples_per_gradient(self, route: str) -> int:
+        """As CoPur's."""
+        return self.purifier.samples_per_gradient(route)
+
+    def answers(self, purified: Tensor) -> Tensor:
+        """The mean softmax over the bank."""
+        everyone = torch.ones_like(purified[:, : self.manifold.layout.agents])
+        return self.smoother.surrogate(purified, everyone.bool())
+
+    def unrolled(self, observation: Observation) -> Tensor:
+        """The vote's surrogate behind the first steps towards Eq. 5."""
+        with torch.no_grad():
+            true = self.purify(observation)[0].to(observation.features)
+        change = self.purifier.unrolled_change(observation)
+        return self.answers(true + change.to(true))
 
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """CoPur's purified features and its solver's status."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, final
@@ -18,6 +18,11 @@ from ._purified import Family, PurifyingFusionCenter, Width, manifold_recipe
 
 @final
 class _Projection(PurifyingFusionCenter):
+    @property
+    def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
+        """None: the surrogate is the very derivative."""
+        return {}
+
     def purify(self, observation: Observation) -> tuple[Tensor, None]:
         """D(E(h)), missing blocks filled with the training mean."""
         received = observation.filled(self.manifold.mean.to(observation.features))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, final
 
@@ -114,6 +115,25 @@ class _Ablation(FusionCenter):
         each = torch.where(counted[:, :, None], logits.log_softmax(dim=2), -torch.inf)
         total = counted.sum(dim=1, keepdim=True).to(logits.dtype)
         return each.logsumexp(dim=1) - total.log()
+
+    @property
+    def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
+        """What the subsets lack to vote for each class."""
+        return {"votes": self.votes}
+
+    def votes(self, observation: Observation) -> Tensor:
+        """`(n, classes)` minus what the subsets' margins lack for a vote, on average.
+
+        A subset that votes for a class lacks nothing, so that an adversary who raises a
+        class works on the subsets it has not won, and no softmax saturates.
+        """
+        logits, counted = self.logits(observation)
+        first, second = logits.topk(2, dim=2).values.unbind(dim=2)
+        best = first[:, :, None]
+        other = torch.where(logits == best, second[:, :, None], best)
+        lacking = (other - logits).clamp_min(0.0)
+        weight = counted / counted.sum(dim=1, keepdim=True)
+        return -(lacking * weight[:, :, None].to(lacking)).sum(dim=1)
 
     def certify(self, observation: Observation, corrupted: int) -> Tensor:
         """`(n,)`: whether the decision stands for every set of corrupted agents.
