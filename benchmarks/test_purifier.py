@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import itertools
 
+from cibench import Knowledge, Victim
 from cibench.manifold import AutoEncoder, FittedManifold
 from cibench_plugins.defenses._chain import Chain
 from cibench_plugins.defenses._released import (
@@ -25,10 +26,12 @@ from cibench_plugins.defenses._released import (
     STAGE2_STEPS,
     released_purify,
 )
-from cibench_plugins.defenses.copur import _Converged
+from cibench_plugins.defenses.copur import _Converged, _FixedSteps
 from helpers import affine_manifold, everyone, layout_of, linear_head, normal, seeded
 
 AGENTS, BLOCK, SAMPLES = 10, 32, 454
+#: Samples of the ExtraSensory test split, whose gradients an attack asks for.
+TEST = 465
 SIZES = (AGENTS * BLOCK, 200, 150, 200, AGENTS * BLOCK)
 REPEATS = 9
 
@@ -122,3 +125,48 @@ def test_converged_solver(benchmark, samples, tau):
         f" {1e3 * least / samples:.3f} ms per sample"
     )
     benchmark.pedantic(center, (observation,), rounds=3)
+
+
+def backward_products(samples):
+    """What differentiating every step cannot avoid: its products once more, transposed."""
+    forward = products(samples)
+
+    def run():
+        forward()
+        forward()
+
+    return run
+
+
+def test_gradient_through_all_released_steps(benchmark):
+    """An adaptive attack's gradient through 110 unrolled steps, against its floor."""
+    layout = layout_of(*(BLOCK,) * AGENTS)
+    model = AutoEncoder(
+        layout, torch.zeros(layout.width), torch.tensor(1.0), SIZES[2],
+        generator=seeded(),
+    )  # fmt: skip
+    head = linear_head(layout.width, 2).float()
+    center = _FixedSteps(
+        FittedManifold(model.requires_grad_(False), 0.0, {}), head, 1000.0,
+        released=False,
+    )  # fmt: skip
+    observation = everyone(3 * normal(TEST, layout.width).float(), layout)
+    victim = Victim(Knowledge.ADAPTIVE, undefended=center, defended=center)
+
+    def gradient():
+        return victim.loss_gradient(
+            observation, lambda logits: logits[:, 0], route="unrolled"
+        )
+
+    floor = backward_products(TEST)
+    gradient(), floor()
+    times = [(seconds(floor), seconds(gradient)) for _ in range(REPEATS)]
+    least_floor, least = (min(column) for column in zip(*times, strict=True))
+    benchmark.extra_info["ratio_to_forward_and_backward_products"] = least / least_floor
+    peak = center.samples_per_gradient("unrolled")
+    print(
+        f"\ngradient through {STAGE1_STEPS + STAGE2_STEPS} steps, {TEST} samples, one"
+        f" thread: {least:.2f} s, {least / least_floor:.2f} times the forward and backward"
+        f" products ({least_floor:.2f} s); {peak} samples at a time"
+    )
+    benchmark.pedantic(gradient, rounds=3)

@@ -127,6 +127,8 @@ class _FixedSteps(PurifyingFusionCenter):
         self.tau = tau
         self.released = released
         self.chain = Chain(fitted.manifold, next(head.parameters()).dtype)
+        # No Jacobian is formed here: a step keeps a few joint embeddings.
+        self.samples_per_chunk = MEMORY // (8 * 12 * fitted.manifold.layout.width)
 
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
         purified = released_purify(
