@@ -16,6 +16,7 @@ from cibench.manifold import (
     fit_autoencoder,
     fit_manifold,
     recovery_error,
+    robust,
 )
 from cibench.manifold.select import simulate_corruption
 from cibench.manifold.storage import manifold_from, manifold_tensors
@@ -678,3 +679,32 @@ def test_storage_round_trip(family):
     ):
         assert torch.equal(a, c)
         assert torch.equal(b, d)
+
+
+@pytest.mark.parametrize("widths", [(6, 5, 7, 4), (12,) * 5, (2, 30, 9)])
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_the_compressed_fit_is_the_fit(widths, missing, monkeypatch):
+    """Fewer columns, the same codes, residual norms and objective."""
+    manifold = affine_manifold(widths, 3)
+    observation = observation_of(manifold.layout, 30, missing=missing)
+    blank = ~manifold.layout.expand(observation.observed)
+    observation = observation.with_features(
+        observation.features.masked_fill(blank, torch.nan)
+    )
+    small, kept = manifold.compressed(
+        observation.with_features(observation.filled(0.0))
+    )
+    assert small.layout.width < manifold.layout.width
+    code = normal(30, 3, seed=5)
+    whole = manifold.layout.block_norms(observation.filled(0.0) - manifold.decode(code))
+    part = small.layout.block_norms(kept.features - small.decode(code))
+    assert torch.allclose(
+        whole[observation.observed], part[observation.observed], rtol=1e-12
+    )
+    monkeypatch.setattr(robust, "_worthwhile", lambda manifold: True)
+    fewer = robust_fit(manifold, observation)
+    monkeypatch.setattr(robust, "_worthwhile", lambda manifold: False)
+    plain = robust_fit(manifold, observation)
+    assert torch.allclose(fewer.objective, plain.objective, rtol=1e-7, atol=1e-9)
+    assert torch.allclose(fewer.code, plain.code, atol=1e-3)
+    assert torch.equal(fewer.status, plain.status)

@@ -31,6 +31,11 @@ class AffineManifold(Manifold):
         self.register_buffer("basis", basis)
         grams = torch.stack([basis[s].T @ basis[s] for s in layout.slices])
         self.register_buffer("grams", grams, persistent=False)
+        sizes = grams.diagonal(dim1=1, dim2=2).mean(dim=1)
+        even = sizes[:, None, None] * torch.eye(basis.shape[1]).to(grams)
+        same = bool(((grams - even).abs() <= 1e-12 * sizes.max()).all())
+        # Blocks that are the same rotation in other units, as points of a median are.
+        self._sizes = sizes if same else None
         self._compressed: AffineManifold | None = None
 
     @property
@@ -76,6 +81,29 @@ class AffineManifold(Manifold):
         layout = self._compressed.layout
         kept = Observation(torch.cat(columns, dim=1), observation.observed, layout)
         return self._compressed, kept
+
+    def step(
+        self,
+        code: Tensor,
+        weights: Tensor,
+        slope: Tensor,
+        damping: Tensor,
+        along: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Manifold`; where every block's Gram matrix is a multiple of the identity.
+
+        (a I - B'B)^-1 = (I + B' (a I - B B')^-1 B) / a: a system of the agents' number.
+        """
+        if self._sizes is None:
+            return super().step(code, weights, slope, damping, along)
+        size = weights @ self._sizes.to(weights)
+        level = (size * (1 + 2 * damping.squeeze(1)) + 1e-300)[:, None]
+        if along is None:
+            return slope / level, torch.zeros_like(size, dtype=torch.int32)
+        small = torch.diag_embed(level.expand(-1, along.shape[1])) - along @ along.mT
+        factor, info = torch.linalg.cholesky_ex(small)
+        inner = torch.cholesky_solve(along @ slope[:, :, None], factor)
+        return (slope + (along.mT @ inner).squeeze(2)) / level, info
 
     def pullback(self, code: Tensor, vector: Tensor) -> Tensor:
         """See `Manifold`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from ..layout import AgentLayout
@@ -55,6 +56,35 @@ class Manifold(nn.Module, ABC):
     @abstractmethod
     def pullbacks(self, code: Tensor, vector: Tensor) -> Tensor:
         """`(n, agents, rank)` `pullback` of each block alone: they sum to it."""
+
+    def step(
+        self,
+        code: Tensor,
+        weights: Tensor,
+        slope: Tensor,
+        damping: Tensor,
+        along: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """`(n, rank)` solutions of H step = slope, and `(n,)` 0 where H is definite.
+
+        H = J' diag(w) J + damping - B'B is the majorizer of the Weiszfeld algorithm less
+        what the norms' curvature lacks along the residuals: the Hessian of
+        `sqrt(||r||^2 + eps^2)` is `w (I - w^2 r r')`, the majorizer keeps `w I` alone.
+
+        Args:
+            code: `(n, rank)` where to linearize the decoder.
+            weights: `(n, agents)` w, of each block.
+            slope: `(n, rank)`.
+            damping: `(n, 1)` relative to the diagonal of the first term.
+            along: `(n, agents, rank)` B, or None for nothing.
+        """
+        gram = self.gram(code, weights)
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        ridge = damping * (diagonal + diagonal.mean(dim=1, keepdim=True)) + 1e-300
+        if along is not None:
+            gram = gram - along.mT @ along
+        factor, info = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge))
+        return torch.cholesky_solve(slope[:, :, None], factor).squeeze(2), info
 
     @abstractmethod
     def layers(self) -> list[tuple[Tensor, Tensor, float | None]]:

@@ -143,14 +143,12 @@ def _descend(
         if len(active) == 0:
             break
         weights = heard / norms
-        gram = manifold.gram(z, weights)
         slope = manifold.pullback(z, residual * manifold.layout.expand(weights))
-        diagonal = gram.diagonal(dim1=1, dim2=2)
-        ridge = damping * (diagonal + diagonal.mean(dim=1, keepdim=True)) + 1e-300
+        along = None
         if newton.any():
-            gram = gram - newton[:, :, None] * _radial(manifold, z, residual, weights)
-        factor, info = torch.linalg.cholesky_ex(gram + torch.diag_embed(ridge))
-        step = torch.cholesky_solve(slope[:, :, None], factor).squeeze(2)
+            along = manifold.pullbacks(z, residual) * weights[:, :, None] ** 1.5
+            along = newton.sqrt()[:, :, None] * along
+        step, info = manifold.step(z, weights, slope, damping, along)
         step = torch.where((info == 0)[:, None] & step.isfinite(), step, 0.0)
         proposal = z + step
         new_image = manifold.decode(proposal)
@@ -199,18 +197,6 @@ def _descend(
     )
     total = manifold.layout.block_norms(final).sum(1)
     return RobustFit(code, total, status, steps)
-
-
-def _radial(
-    manifold: Manifold, code: Tensor, residual: Tensor, weights: Tensor
-) -> Tensor:
-    """`(n, rank, rank)` what the norms' curvature lacks along the residuals.
-
-    The Hessian of `sqrt(||r||^2 + eps^2)` is `w (I - w^2 r r')`; the majorizer of the
-    Weiszfeld algorithm keeps `w I` alone.
-    """
-    along = manifold.pullbacks(code, residual) * weights[:, :, None] ** 1.5
-    return along.mT @ along
 
 
 def _gain(

@@ -59,8 +59,6 @@ class GeometricMedian:
         """`(n, width)` medians with the derivative of the implicit function theorem."""
         observation = self.observation(points, known)
         with torch.no_grad():
-            fit = robust_fit(
-                self.manifold, observation, max_iterations=60, tolerance=1e-5
-            )
+            fit = robust_fit(self.manifold, observation)
         median: Tensor = differentiable_code(self.manifold, observation, fit.code)
         return median.div(self.size)
