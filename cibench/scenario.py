@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -105,12 +105,44 @@ class Scenario:
         budget = self.attack[part].threat.budget
         return None if budget is None else budget * self.median_norms
 
+    @property
+    def searched(self) -> int | None:
+        """The part whose agents are searched for; None if there is none."""
+        rules = [attack.threat.agents for attack in self.attack]
+        return next((at for at, rule in enumerate(rules) if rule.is_searched), None)
+
+    def candidates(self) -> tuple[int, ...]:
+        """Agents that a search may choose: those of no other part, in any sample.
+
+        Raises:
+            ThreatModelError: there are fewer than it is to choose.
+        """
+        assert self.searched is not None
+        rule = self.attack[self.searched].threat.agents
+        taken = torch.zeros_like(self.clean.observed)
+        for part in range(len(self.attack)):
+            if part != self.searched:
+                for _, mask in self._masks(part):
+                    taken |= mask
+        free = (~taken.any(dim=0)).nonzero().flatten().tolist()
+        count = rule.count(self.clean.layout)
+        if len(free) < count:
+            raise ThreatModelError(
+                f"composed attack: expected {count} agents for agents={rule.rule} that no"
+                f" other part compromises in any sample, got {len(free)}"
+            )
+        return tuple(free)
+
+    def of(self, samples: Tensor) -> Scenario:
+        """The scenario on some of its samples."""
+        return replace(self, clean=self.clean[samples], labels=self.labels[samples])
+
     def misfit(self) -> UsageError | None:
         """Why the attack does not fit the data set, or None if it does."""
         try:
             for attack in self.attack:
                 attack.threat.agents.check(self.clean.layout)
-            next(self.draws())
+            next(self.draws(None if self.searched is None else self.candidates()))
             if self.criterion.eligible.any():
                 return None
         except UsageError as error:
@@ -120,34 +152,41 @@ class Scenario:
             f" the target, got none in {self.dataset}"
         )
 
-    def draws(self) -> Iterator[Draw]:
+    def _masks(
+        self, part: int, found: Sequence[int] | None = None
+    ) -> list[tuple[tuple[int, ...] | None, Tensor]]:
+        rule = self.attack[part].threat.agents
+        generator = scoped_generator(
+            self.seed,
+            draw="agents",
+            dataset=self.dataset,
+            rule=rule.rule,
+            part=str(part),
+        )
+        masks = rule.masks(self.clean.layout, len(self.clean), generator, found)
+        device = self.clean.features.device
+        return [(agents, mask.to(device)) for agents, mask in masks]
+
+    def draws(self, found: Sequence[int] | None = None) -> Iterator[Draw]:
         """The agents of each run: one draw, or every set of a `worst:q` part.
 
+        Args:
+            found: the agents of the part that searches for them.
+
         Raises:
-            ThreatModelError: no set leaves the parts disjoint.
+            ThreatModelError: no set leaves the parts disjoint, or a part searches for
+                its agents and `found` is None.
         """
-        layout, n = self.clean.layout, len(self.clean)
-        device = self.clean.features.device
-        choices: list[list[tuple[tuple[int, ...] | None, Tensor]]] = []
-        for part, attack in enumerate(self.attack):
-            generator = scoped_generator(
-                self.seed,
-                draw="agents",
-                dataset=self.dataset,
-                rule=attack.threat.agents.rule,
-                part=str(part),
-            )
-            masks = attack.threat.agents.masks(layout, n, generator)
-            choices.append([(agents, mask.to(device)) for agents, mask in masks])
-        found = False
+        choices = [self._masks(part, found) for part in range(len(self.attack))]
+        disjoint = False
         for combination in itertools.product(*choices):
             chosen = tuple(mask for _, mask in combination)
             overlap = torch.stack(chosen).sum(dim=0) > 1
             if overlap.any():
                 continue
-            found = True
+            disjoint = True
             yield Draw(chosen, tuple(agents for agents, _ in combination))
-        if not found:
+        if not disjoint:
             raise ThreatModelError(
                 "composed attack: expected parts with different agents (none is both"
                 " missing and corrupted), got an agent in two parts"
