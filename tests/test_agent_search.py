@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import msgspec
@@ -29,6 +30,7 @@ from cibench.execute.describe import attack_parts, median_norms
 from cibench.execute.store import ArtifactStore
 from cibench.leaderboard.command import board_title, compromised, who
 from cibench.leaderboard.places import Threat
+from cibench.leaderboard.worst import by_agent
 from cibench.references import refer, reference_tensors, references_from
 from cibench.results import Proportion, RunFolder
 from cibench.results.table import threat_notes
@@ -219,7 +221,7 @@ def scenario_of(*attack, harm=HARM, seed=0, labels=None):
 def training():
     """The undefended hears agents 0 to 2 only; whom it does not hear it takes for -1."""
     fill = torch.zeros(LAYOUT.width, dtype=torch.float64)
-    fill[1] = -1.0
+    fill[2] = -1.0
     return training_of(UndefendedFusionCenter(Breaks(3, 4), fill).eval())
 
 
@@ -248,8 +250,8 @@ def test_a_cell_finds_the_set_that_exhaustion_finds(training, rule):
     assert attacked[1].all(dim=0).tolist() == [False, True, False, True, False]
     # The undefended meets the set that is worst for it: agents 1 and 2.
     assert metrics.attacked_undefended.successes == N - HARM[1] - HARM[2]
-    # The genie is told agents 1 and 3, and takes 1 for broken.
-    assert metrics.genie.successes == 0
+    # The genie is told agents 1 and 3; told 1 and 2 it would take all for broken.
+    assert metrics.genie.successes == N
     # Under the same agents the undefended breaks nothing that the defense withstands.
     assert found.transfer_breaks == 0.0
     if rule == "greedy":  # what the attack asks, and what the search does
@@ -285,8 +287,9 @@ def test_the_undefended_meets_the_set_of_its_references(training, rule):
     assert told.cost == Cost(queries=N)
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("rule", "seed"), [("greedy", 1), ("greedy", 2), ("greedy", 3), ("bandit", 1)]
+)
 def test_no_search_beats_exhaustion(rule, seed):
     center = Plain(mlp_head(LAYOUT.width, 3, seed=seed))
     clean = observation_of(LAYOUT, 40, seed=seed)
@@ -475,10 +478,15 @@ def test_a_witness_of_a_search_is_played_again(training):
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
+def ran(tmp_path_factory):
     attacks = [f"pgd:agents={rule}:1,steps=2,restarts=1" for rule in RULES]
     folder = tmp_path_factory.mktemp("records")
-    return RunFolder(run_cli(folder, attacks, ("none", "norm-clip"))).read()
+    return run_cli(folder, attacks, ("none", "norm-clip"))
+
+
+@pytest.fixture(scope="module")
+def records(ran):
+    return RunFolder(ran).read()
 
 
 def test_records_name_the_set_and_agree_with_themselves(records):
@@ -530,6 +538,17 @@ def test_records_of_a_search_share_what_does_not_depend_on_the_set(records):
     assert "attacked_undefended: expected the same" in found
 
 
+def test_a_submission_of_searches_is_verified(ran, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CIBENCH_CACHE", str(ran.parent / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.invoke(["submit", str(ran), "--author", "Ada", "-o", "b.zip"]) == 0
+    capsys.readouterr()
+    options = ("--isolation", "none", "--cached", "-q", "--json")
+    assert cli.invoke(["verify", "b.zip", *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["findings"], told["verification"]["replayed"]) == ([], 4)
+
+
 def test_the_set_is_not_known_to_a_plan(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CIBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -560,6 +579,11 @@ def test_what_a_board_calls_a_search():
     assert compromised("bandit:3", LAYOUT.names) == 3
     title = board_title("d", Threat("bandit:1", "any", False, 0.0), 9, corrupts=True)
     assert title == "d, the worst one agent that a bandit search finds sends anything"
+    # Who is compromised is up to the defense: nothing is said of each agent.
+    for rule in ("greedy:1", "last+bandit:2"):
+        group = SimpleNamespace(threat=Threat(rule, "any", False, 0.0))
+        found = SimpleNamespace(clean=True)
+        assert by_agent(group, None, found, None, oracle=False) == {}
 
 
 def test_parts_of_records_without_a_search_have_no_sets():
