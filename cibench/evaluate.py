@@ -20,7 +20,7 @@ from .embedding.train import mean_features
 from .manifold import recovery_error
 from .metrics import balanced_accuracy, majority_share, proportion
 from .observation import Observation
-from .references import References, decide, deployed, predictions, refer, search
+from .references import References, decide, facing, meet, predictions
 from .results import Metrics, Outcomes, Proportion, Timings
 from .scenario import Cost, Draw, Scenario, set_names
 from .witness import witness_tensors
@@ -141,27 +141,26 @@ def evaluate(
     met = references  # with the agents that this defense meets
     if not same and scenario.searched is not None:
         report("search")
-        started = time.perf_counter()
-        found, cost = search(
-            scenario, undefended=training.undefended, defended=fusion_center
+        met, cost, attack_seconds = meet(
+            scenario,
+            references,
+            undefended=training.undefended,
+            defended=fusion_center,
         )
-        attack_seconds = time.perf_counter() - started
-        if found != references.found:
-            met = refer(scenario, training.undefended, found)
     for index, draw in enumerate(met.draws):
         report("attack")
-        center = deployed(fusion_center, draw)
+        deployed = facing(fusion_center, draw)
         started = time.perf_counter()
         if same:
             sent = references.observations[index]
         else:
             sent, spent = scenario.run(
-                draw, undefended=training.undefended, defended=center
+                draw, undefended=training.undefended, defended=deployed
             )
             cost += spent
         attack_seconds += time.perf_counter() - started
         report("predict")
-        decision, seconds = decide(center, sent)
+        decision, seconds = decide(deployed, sent)
         predict_seconds += seconds
         if decision.rejected is not None:
             rejected += int(decision.rejected.sum())
@@ -170,7 +169,7 @@ def evaluate(
             recovery = recovery_error(decision.purified, scenario.clean, mean)
         worst.add(predictions(decision), draw, counted, recovery, decision.status, sent)
         if not same:
-            transferred, _ = decide(center, met.observations[index])
+            transferred, _ = decide(deployed, met.observations[index])
             transfer_worst.add(predictions(transferred), draw, counted)
         undefended_worst.add(references.attacked[index], draw, counted)
         genie_worst.add(met.genie[index], draw, counted)

@@ -59,8 +59,8 @@ def decide(
     return decision, seconds
 
 
-def deployed(fusion_center: FusionCenter, draw: Draw) -> FusionCenter:
-    """The fusion center that meets a draw: an oracle is told its agents."""
+def facing(fusion_center: FusionCenter, draw: Draw) -> FusionCenter:
+    """The fusion center as it faces a draw: an oracle is told its agents."""
     if isinstance(fusion_center, OracleFusionCenter):
         return fusion_center.told(draw.compromised)
     return fusion_center
@@ -103,7 +103,7 @@ def search(
         some = scenario.of(those)
         (whole,) = scenario.draws(agents)
         draw = Draw(tuple(mask[those] for mask in whole.masks), whole.sets)
-        center = deployed(defended, draw)
+        center = facing(defended, draw)
         sent, spent = some.run(draw, undefended=undefended, defended=center)
         decision, _ = decide(center, sent)
         cost += spent + Cost(queries=len(sent))
@@ -166,6 +166,26 @@ def refer(
         told = scenario.clean.without(draw.compromised)
         genie.append(predictions(decide(undefended, told)[0]))
     return References(draws, clean, attacked, genie, observations, cost, seconds, found)
+
+
+def meet(
+    scenario: Scenario,
+    references: References,
+    *,
+    undefended: FusionCenter,
+    defended: FusionCenter,
+) -> tuple[References, Cost, float]:
+    """References of the agents that are searched for against a defense.
+
+    Returns:
+        Those references, what the search asked, and the seconds it took.
+    """
+    started = time.perf_counter()
+    found, cost = search(scenario, undefended=undefended, defended=defended)
+    seconds = time.perf_counter() - started
+    if found == references.found:
+        return references, cost, seconds
+    return refer(scenario, undefended, found), cost, seconds
 
 
 def reference_tensors(found: References, scenario: Scenario) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """A scenario: test embeddings, an attack and the sets of agents it controls.
 
 The harness draws the agents, from a seed that excludes the defense, so that every defense
-meets the same ones; it resolves budgets, runs the attack and re-checks what comes back.
+meets the same ones, unless their rule is to search for them; it resolves budgets, runs the
+attack and re-checks what comes back.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ._errors import ContractError, ThreatModelError, UsageError
+from ._errors import ThreatModelError, UsageError
 from .attack import AbstractAttack
+from .audit import audit as audit
 from .defense import FusionCenter
 from .layout import AgentLayout
 from .observation import Observation
@@ -234,61 +236,6 @@ class Scenario:
         return current, cost
 
 
-def audit(
-    clean: Observation,
-    attacked: Observation,
-    compromised: Tensor,
-    radius: Tensor | None,
-    attack: AbstractAttack,
-) -> None:
-    """Recompute, independently of the attack, that it stayed within its threat model.
-
-    Raises:
-        ContractError: an honest block or mask bit changed, a block that may not change
-            did, or the budget is exceeded.
-    """
-    layout = clean.layout
-    differs = torch.stack(
-        [
-            # Bit patterns, so that NaN equals itself and 0 does not equal -0.
-            (_bits(attacked.features[:, s]) != _bits(clean.features[:, s])).any(dim=1)
-            for s in layout.slices
-        ],
-        dim=1,
-    )
-    may_differ = compromised & clean.observed & attack.threat.may_corrupt
-    may_vanish = compromised & attack.threat.may_drop
-    vanished = clean.observed & ~attacked.observed
-    appeared = attacked.observed & ~clean.observed
-    for name, bad in (
-        ("blocks it does not control changed", differs & ~may_differ),
-        ("agents it may not silence are missing", vanished & ~may_vanish),
-        ("missing agents appeared", appeared),
-    ):
-        if bad.any():
-            raise ContractError(
-                f"attack {attack.name}: expected changes within its threat model, but"
-                f" {name} in {int(bad.any(dim=1).sum())} samples"
-            )
-    if radius is not None:
-        own = clean.features.double()
-        change = attacked.features.double() - own
-        norms = layout.block_norms(torch.where(layout.expand(may_differ), change, 0.0))
-        # Adding a small change to a large feature rounds at the feature's scale.
-        size = layout.block_norms(torch.where(layout.expand(may_differ), own, 0.0))
-        slack = torch.finfo(clean.features.dtype).eps * size
-        if not (norms <= radius.double() * (1 + 1e-5) + slack).all():
-            raise ContractError(
-                f"attack {attack.name}: expected block changes of norm at most"
-                f" {radius.tolist()}, got up to {norms.amax(dim=0).tolist()}"
-            )
-
-
 def set_names(layout: AgentLayout, agents: Sequence[int] | None) -> list[str]:
     """Names of the agents of a set."""
     return [] if agents is None else [layout.names[i] for i in agents]
-
-
-def _bits(values: Tensor) -> Tensor:
-    kinds = {4: torch.int32, 8: torch.int64, 2: torch.int16}
-    return values.contiguous().view(kinds[values.element_size()])
