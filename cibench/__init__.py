@@ -20,7 +20,7 @@ _HOME = {
     "AffineManifold": "manifold",
     "AgentDataset": "dataset",
     "AgentLayout": "layout",
-    "AgentSelection": "threat",
+    "AgentSelection": "agents",
     "Capabilities": "defense",
     "CellRecord": "results",
     "CibenchError": "_errors",
@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from ._errors import KnowledgeError as KnowledgeError
     from ._errors import OptionError as OptionError
     from ._errors import ThreatModelError as ThreatModelError
+    from .agents import AgentSelection as AgentSelection
     from .api import run as run
     from .attack import AbstractAttack as AbstractAttack
     from .attack import project as project
@@ -126,7 +127,6 @@ if TYPE_CHECKING:
     from .results.frame import Results as Results
     from .spec import LOCATION as LOCATION
     from .spec import canonical as canonical
-    from .threat import AgentSelection as AgentSelection
     from .threat import Criterion as Criterion
     from .threat import Knowledge as Knowledge
     from .threat import ThreatModel as ThreatModel

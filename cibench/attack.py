@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ._errors import ContractError, ThreatModelError
+from .agents import AgentSelection
 from .observation import Observation
-from .threat import AgentSelection, Criterion, Knowledge, ThreatModel
+from .threat import Criterion, Knowledge, ThreatModel
 from .victim import Victim
 
 
@@ -41,7 +42,12 @@ class AbstractAttack(ABC):
     agents: str = "last"
 
     def __post_init__(self) -> None:
-        AgentSelection(self.agents)
+        if self.threat.agents.is_searched and not self.threat.may_ask:
+            raise ThreatModelError(
+                f"agents={self.agents}: expected an attack with knowledge of query or"
+                f" adaptive, for the search asks the defense, got {self.name} with"
+                f" {self.threat.knowledge}"
+            )
         if self.threat.counts_target and self.threat.target == "any":
             raise ThreatModelError(
                 "count_target: expected false without a target class, got true with"

@@ -23,7 +23,9 @@ def certificates(fusion_center: FusionCenter, scenario: Scenario) -> list[Certif
     Raises:
         ContractError: it returned something else.
     """
-    if any(agents is None or agents for d in scenario.draws() for agents in d.sets):
+    if scenario.searched is not None or any(
+        agents is None or agents for d in scenario.draws() for agents in d.sets
+    ):
         return []
     found, clean = [], scenario.clean
     name = type(fusion_center).__name__

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ._errors import ContractError
-from .defense import AbstractDefense, FusionCenter, OracleFusionCenter
+from .defense import AbstractDefense, FusionCenter
 from .embedding import Training
 from .embedding.train import mean_features
 from .manifold import recovery_error
 from .metrics import balanced_accuracy, majority_share, proportion
 from .observation import Observation
-from .references import References, decide, predictions
+from .references import References, decide, facing, meet, predictions
 from .results import Metrics, Outcomes, Proportion, Timings
 from .scenario import Cost, Draw, Scenario, set_names
 from .witness import witness_tensors
@@ -94,6 +94,8 @@ class Evaluation:
     unusable_gradients: float | None
     witness: dict[str, Tensor]
     """What the fusion center received where agents are compromised: see `witness`."""
+    draws: list[Draw]
+    """The agents of each run of the attack; those a search found depend on the defense."""
     undefended: bool
     """Whether the fusion center is the undefended one, which `fusion` attacks know."""
 
@@ -136,11 +138,18 @@ def evaluate(
     undefended_worst, genie_worst = Worst(labels), Worst(labels)
     attack_seconds = predict_seconds = 0.0
     cost, rejected = Cost(), 0
-    for index, draw in enumerate(references.draws):
+    met = references  # with the agents that this defense meets
+    if not same and scenario.searched is not None:
+        report("search")
+        met, cost, attack_seconds = meet(
+            scenario,
+            references,
+            undefended=training.undefended,
+            defended=fusion_center,
+        )
+    for index, draw in enumerate(met.draws):
         report("attack")
-        deployed = fusion_center
-        if isinstance(fusion_center, OracleFusionCenter):
-            deployed = fusion_center.told(draw.compromised)
+        deployed = facing(fusion_center, draw)
         started = time.perf_counter()
         if same:
             sent = references.observations[index]
@@ -160,14 +169,14 @@ def evaluate(
             recovery = recovery_error(decision.purified, scenario.clean, mean)
         worst.add(predictions(decision), draw, counted, recovery, decision.status, sent)
         if not same:
-            transferred, _ = decide(deployed, references.observations[index])
+            transferred, _ = decide(deployed, met.observations[index])
             transfer_worst.add(predictions(transferred), draw, counted)
         undefended_worst.add(references.attacked[index], draw, counted)
-        genie_worst.add(references.genie[index], draw, counted)
+        genie_worst.add(met.genie[index], draw, counted)
     if same:
         cost, attack_seconds = references.cost, references.seconds
 
-    runs, n = len(references.draws), len(labels)
+    runs, n = len(met.draws), len(labels)
     attacked = worst.prediction
     undefended, genie = undefended_worst.prediction, genie_worst.prediction
     assert attacked is not None
@@ -175,7 +184,7 @@ def evaluate(
     assert genie is not None
     assert worst.compromised is not None
     hardest = min(range(runs), key=lambda index: worst.correct[index])
-    hurt = [agents for agents in references.draws[hardest].sets if agents is not None]
+    hurt = [agents for agents in met.draws[hardest].sets if agents is not None]
     transfer_breaks = None
     if transfer_worst.prediction is not None:
         only = (transfer_worst.prediction != labels) & (attacked == labels) & counted
@@ -244,6 +253,7 @@ def evaluate(
         transfer_breaks=transfer_breaks,
         unusable_gradients=cost.unusable / cost.gradients if cost.gradients else None,
         witness=witness_tensors(worst.features, worst.observed, worst.compromised),
+        draws=met.draws,
         undefended=_same_model(fusion_center, training.undefended),
     )
 

@@ -162,14 +162,17 @@ def check_composition(parts: Sequence[Plugin]) -> None:
     """Refuse compositions whose threat models contradict each other.
 
     Raises:
-        ThreatModelError: two parts pursue different targets, or several enumerate sets.
+        ThreatModelError: two parts pursue different targets, or several enumerate sets or
+            search for one.
     """
     if len(parts) < 2:
         return
     threats = [part.configured.threat for part in parts]
-    if sum(threat.agents.is_worst for threat in threats) > 1:
+    chosen = (threat.agents.is_worst or threat.agents.is_searched for threat in threats)
+    if sum(chosen) > 1:
         raise ThreatModelError(
-            "composed attack: expected at most one part with agents=worst:q, got several"
+            "composed attack: expected at most one part with agents=worst:q, greedy:q or"
+            " bandit:q, got several"
         )
     targets = {threat.target for threat in threats if threat.target != "any"}
     if len(targets) > 1:

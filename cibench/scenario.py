@@ -1,20 +1,22 @@
 """A scenario: test embeddings, an attack and the sets of agents it controls.
 
 The harness draws the agents, from a seed that excludes the defense, so that every defense
-meets the same ones; it resolves budgets, runs the attack and re-checks what comes back.
+meets the same ones, unless their rule is to search for them; it resolves budgets, runs the
+attack and re-checks what comes back.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ._errors import ContractError, ThreatModelError, UsageError
+from ._errors import ThreatModelError, UsageError
 from .attack import AbstractAttack
+from .audit import audit as audit
 from .defense import FusionCenter
 from .layout import AgentLayout
 from .observation import Observation
@@ -105,12 +107,44 @@ class Scenario:
         budget = self.attack[part].threat.budget
         return None if budget is None else budget * self.median_norms
 
+    @property
+    def searched(self) -> int | None:
+        """The part whose agents are searched for; None if there is none."""
+        rules = [attack.threat.agents for attack in self.attack]
+        return next((at for at, rule in enumerate(rules) if rule.is_searched), None)
+
+    def candidates(self) -> tuple[int, ...]:
+        """Agents that a search may choose: those of no other part, in any sample.
+
+        Raises:
+            ThreatModelError: there are fewer than it is to choose.
+        """
+        assert self.searched is not None
+        rule = self.attack[self.searched].threat.agents
+        taken = torch.zeros_like(self.clean.observed)
+        for part in range(len(self.attack)):
+            if part != self.searched:
+                for _, mask in self._masks(part):
+                    taken |= mask
+        free = (~taken.any(dim=0)).nonzero().flatten().tolist()
+        count = rule.count(self.clean.layout)
+        if len(free) < count:
+            raise ThreatModelError(
+                f"composed attack: expected {count} agents for agents={rule.rule} that no"
+                f" other part compromises in any sample, got {len(free)}"
+            )
+        return tuple(free)
+
+    def of(self, samples: Tensor) -> Scenario:
+        """The scenario on some of its samples."""
+        return replace(self, clean=self.clean[samples], labels=self.labels[samples])
+
     def misfit(self) -> UsageError | None:
         """Why the attack does not fit the data set, or None if it does."""
         try:
             for attack in self.attack:
                 attack.threat.agents.check(self.clean.layout)
-            next(self.draws())
+            next(self.draws(None if self.searched is None else self.candidates()))
             if self.criterion.eligible.any():
                 return None
         except UsageError as error:
@@ -120,34 +154,41 @@ class Scenario:
             f" the target, got none in {self.dataset}"
         )
 
-    def draws(self) -> Iterator[Draw]:
+    def _masks(
+        self, part: int, found: Sequence[int] | None = None
+    ) -> list[tuple[tuple[int, ...] | None, Tensor]]:
+        rule = self.attack[part].threat.agents
+        generator = scoped_generator(
+            self.seed,
+            draw="agents",
+            dataset=self.dataset,
+            rule=rule.rule,
+            part=str(part),
+        )
+        masks = rule.masks(self.clean.layout, len(self.clean), generator, found)
+        device = self.clean.features.device
+        return [(agents, mask.to(device)) for agents, mask in masks]
+
+    def draws(self, found: Sequence[int] | None = None) -> Iterator[Draw]:
         """The agents of each run: one draw, or every set of a `worst:q` part.
 
+        Args:
+            found: the agents of the part that searches for them.
+
         Raises:
-            ThreatModelError: no set leaves the parts disjoint.
+            ThreatModelError: no set leaves the parts disjoint, or a part searches for
+                its agents and `found` is None.
         """
-        layout, n = self.clean.layout, len(self.clean)
-        device = self.clean.features.device
-        choices: list[list[tuple[tuple[int, ...] | None, Tensor]]] = []
-        for part, attack in enumerate(self.attack):
-            generator = scoped_generator(
-                self.seed,
-                draw="agents",
-                dataset=self.dataset,
-                rule=attack.threat.agents.rule,
-                part=str(part),
-            )
-            masks = attack.threat.agents.masks(layout, n, generator)
-            choices.append([(agents, mask.to(device)) for agents, mask in masks])
-        found = False
+        choices = [self._masks(part, found) for part in range(len(self.attack))]
+        disjoint = False
         for combination in itertools.product(*choices):
             chosen = tuple(mask for _, mask in combination)
             overlap = torch.stack(chosen).sum(dim=0) > 1
             if overlap.any():
                 continue
-            found = True
+            disjoint = True
             yield Draw(chosen, tuple(agents for agents, _ in combination))
-        if not found:
+        if not disjoint:
             raise ThreatModelError(
                 "composed attack: expected parts with different agents (none is both"
                 " missing and corrupted), got an agent in two parts"
@@ -195,61 +236,6 @@ class Scenario:
         return current, cost
 
 
-def audit(
-    clean: Observation,
-    attacked: Observation,
-    compromised: Tensor,
-    radius: Tensor | None,
-    attack: AbstractAttack,
-) -> None:
-    """Recompute, independently of the attack, that it stayed within its threat model.
-
-    Raises:
-        ContractError: an honest block or mask bit changed, a block that may not change
-            did, or the budget is exceeded.
-    """
-    layout = clean.layout
-    differs = torch.stack(
-        [
-            # Bit patterns, so that NaN equals itself and 0 does not equal -0.
-            (_bits(attacked.features[:, s]) != _bits(clean.features[:, s])).any(dim=1)
-            for s in layout.slices
-        ],
-        dim=1,
-    )
-    may_differ = compromised & clean.observed & attack.threat.may_corrupt
-    may_vanish = compromised & attack.threat.may_drop
-    vanished = clean.observed & ~attacked.observed
-    appeared = attacked.observed & ~clean.observed
-    for name, bad in (
-        ("blocks it does not control changed", differs & ~may_differ),
-        ("agents it may not silence are missing", vanished & ~may_vanish),
-        ("missing agents appeared", appeared),
-    ):
-        if bad.any():
-            raise ContractError(
-                f"attack {attack.name}: expected changes within its threat model, but"
-                f" {name} in {int(bad.any(dim=1).sum())} samples"
-            )
-    if radius is not None:
-        own = clean.features.double()
-        change = attacked.features.double() - own
-        norms = layout.block_norms(torch.where(layout.expand(may_differ), change, 0.0))
-        # Adding a small change to a large feature rounds at the feature's scale.
-        size = layout.block_norms(torch.where(layout.expand(may_differ), own, 0.0))
-        slack = torch.finfo(clean.features.dtype).eps * size
-        if not (norms <= radius.double() * (1 + 1e-5) + slack).all():
-            raise ContractError(
-                f"attack {attack.name}: expected block changes of norm at most"
-                f" {radius.tolist()}, got up to {norms.amax(dim=0).tolist()}"
-            )
-
-
 def set_names(layout: AgentLayout, agents: Sequence[int] | None) -> list[str]:
     """Names of the agents of a set."""
     return [] if agents is None else [layout.names[i] for i in agents]
-
-
-def _bits(values: Tensor) -> Tensor:
-    kinds = {4: torch.int32, 8: torch.int64, 2: torch.int16}
-    return values.contiguous().view(kinds[values.element_size()])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,10 +9,7 @@ import torch
 from torch import Tensor
 
 from ._errors import ThreatModelError
-from .layout import AgentLayout
-
-#: `worst:q` runs the attack once per set; more sets than this are refused.
-MAX_SETS = 1000
+from .agents import AgentSelection
 
 
 class Knowledge(StrEnum):
@@ -30,121 +23,6 @@ class Knowledge(StrEnum):
     """The undefended fusion center with gradients: the attacker of the CoPur paper."""
     ADAPTIVE = "adaptive"
     """The whole defended pipeline with gradients."""
-
-
-@dataclass(frozen=True)
-class AgentSelection:
-    """Which agents the adversary controls.
-
-    `rule` is one of `none`, `all`, `last`, `random:q` (one set of q agents per sample,
-    drawn by the harness), `worst:q` (every set of q agents is tried), or agents by name
-    or 1-based number joined by `/`, with ranges of numbers: `7/10`, `8-10`,
-    `audio/time`.
-
-    Raises:
-        ThreatModelError: the rule cannot be parsed.
-
-    Example:
-        >>> layout = AgentLayout(("a", "b", "c"), (1, 1, 1))
-        >>> AgentSelection("2-3").fixed(layout)
-        (1, 2)
-    """
-
-    rule: str
-
-    def __post_init__(self) -> None:
-        kind, _, count = self.rule.partition(":")
-        counted = kind in ("random", "worst")
-        good_count = count.isdecimal() and int(count) >= 1
-        if not self.rule or (counted and not good_count):
-            raise ThreatModelError(
-                "agents: expected none, all, last, random:q, worst:q with q >= 1,"
-                f" or agents such as 7/10 or 8-10, got {self.rule!r}"
-            )
-
-    @property
-    def is_worst(self) -> bool:
-        """Whether every set of agents is tried."""
-        return self.rule.startswith("worst:")
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the harness draws a set for each sample."""
-        return self.rule.startswith("random:")
-
-    def _count(self, layout: AgentLayout) -> int:
-        count = int(self.rule.partition(":")[2])
-        if count > layout.agents:
-            raise ThreatModelError(
-                f"agents={self.rule}: expected at most {layout.agents} compromised"
-                f" agents, the number of agents, got {count}"
-            )
-        return count
-
-    def fixed(self, layout: AgentLayout) -> tuple[int, ...]:
-        """0-based agents of a rule that names them.
-
-        Raises:
-            ThreatModelError: an agent is not in the layout, or is named twice.
-        """
-        if self.rule == "none":
-            return ()
-        if self.rule == "all":
-            return tuple(range(layout.agents))
-        if self.rule == "last":
-            return (layout.agents - 1,)
-        chosen: list[int] = []
-        for part in self.rule.split("/"):
-            span = re.fullmatch(r"(\d+)-(\d+)", part)
-            if span:
-                first, last = layout.index(span[1]), layout.index(span[2])
-                if first > last:
-                    raise ThreatModelError(
-                        f"agents: expected a rising range, got {part!r}"
-                    )
-                chosen += range(first, last + 1)
-            else:
-                chosen.append(layout.index(part))
-        if len(set(chosen)) != len(chosen):
-            raise ThreatModelError(
-                f"agents: expected each agent once, got {self.rule!r}"
-            )
-        return tuple(sorted(chosen))
-
-    def sets(self, layout: AgentLayout) -> Iterator[tuple[int, ...]]:
-        """Every set `worst:q` tries, or the one set of a fixed rule."""
-        if not self.is_worst:
-            yield self.fixed(layout)
-            return
-        count = self._count(layout)
-        if math.comb(layout.agents, count) > MAX_SETS:
-            raise ThreatModelError(
-                f"agents={self.rule}: expected at most {MAX_SETS} sets, got"
-                f" {math.comb(layout.agents, count)}; choose a smaller q"
-            )
-        yield from itertools.combinations(range(layout.agents), count)
-
-    def masks(
-        self, layout: AgentLayout, samples: int, generator: torch.Generator
-    ) -> Iterator[tuple[tuple[int, ...] | None, Tensor]]:
-        """Yield `(set, (samples, agents) boolean mask)`; the set is None if it varies."""
-        if self.is_random:
-            scores = torch.rand((samples, layout.agents), generator=generator)
-            chosen = scores.argsort(dim=1)[:, : self._count(layout)]
-            mask = torch.zeros((samples, layout.agents), dtype=torch.bool)
-            yield None, mask.scatter(1, chosen, value=True)
-            return
-        for agents in self.sets(layout):
-            mask = torch.zeros((samples, layout.agents), dtype=torch.bool)
-            mask[:, list(agents)] = True
-            yield agents, mask
-
-    def check(self, layout: AgentLayout) -> None:
-        """Raise `ThreatModelError` if the rule does not fit the layout."""
-        if self.is_random:
-            self._count(layout)
-        else:
-            next(self.sets(layout))
 
 
 @dataclass(frozen=True)
@@ -170,6 +48,11 @@ class ThreatModel:
     may_drop: bool = False
     may_corrupt: bool = True
     counts_target: bool = False
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether the adversary gets answers of the defense."""
+        return self.knowledge in (Knowledge.QUERY, Knowledge.ADAPTIVE)
 
 
 @dataclass(frozen=True, eq=False)

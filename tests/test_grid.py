@@ -28,7 +28,8 @@ from cibench.spec import LOCATION, Spec
 
 
 def threat(target="any", worst=False):
-    return SimpleNamespace(target=target, agents=SimpleNamespace(is_worst=worst))
+    agents = SimpleNamespace(is_worst=worst, is_searched=False)
+    return SimpleNamespace(target=target, agents=agents)
 
 
 @dataclass(frozen=True)

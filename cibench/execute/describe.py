@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 
 import torch
 
@@ -11,7 +12,7 @@ from ..dataset import Split
 from ..grid import Cell
 from ..observation import Observation
 from ..results import AttackPart
-from ..scenario import Scenario, set_names
+from ..scenario import Draw, Scenario, set_names
 
 
 def thinned(split: Split, samples: int) -> Split:
@@ -29,18 +30,26 @@ def median_norms(train: Observation) -> torch.Tensor:
 
 
 def attack_parts(
-    cell: Cell, scenario: Scenario | None, *, radii: bool = True
+    cell: Cell,
+    scenario: Scenario | None,
+    *,
+    radii: bool = True,
+    draws: Iterable[Draw] | None = None,
 ) -> list[AttackPart]:
     """What a record keeps of each part of an attack.
 
     Args:
         scenario: says which sets of agents are tried; None where the attack does not fit.
         radii: whether the scenario knows the scale of the blocks.
+        draws: the agents of each run, where they are known; None takes those that do not
+            depend on the defense.
     """
     sets: list[list[list[str]]] = [[] for _ in cell.attack]
     if scenario is not None:
         layout = scenario.clean.layout
-        for draw in scenario.draws():
+        if draws is None:
+            draws = scenario.draws() if scenario.searched is None else ()
+        for draw in draws:
             for known, agents in zip(sets, draw.sets, strict=True):
                 names = set_names(layout, agents)
                 if agents is not None and names not in known:

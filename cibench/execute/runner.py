@@ -116,8 +116,6 @@ class Runner:
         references = self._referred(cell, training, scenario)
         facts, device = self.facts(cell), self.settings.device_class
         key = self.keys.of(cell, facts).cell
-        parts = attack_parts(cell, scenario)
-        record = blank_record(cell, key, facts, parts, device)
         with guarded(training, cell.defense.entry.name):
             fusion_center, seconds = self._fitted(cell, training)
             found = evaluate(
@@ -130,8 +128,9 @@ class Runner:
                 report=lambda phase: self.report(phase, 0, 0),
             )
             proved = certificates(fusion_center, scenario)
+        parts = attack_parts(cell, scenario, draws=found.draws)
         finished = msgspec.structs.replace(
-            record,
+            blank_record(cell, key, facts, parts, device),
             inputs=self.keys.inputs(cell, facts),
             metrics=found.metrics,
             outcomes=found.outcomes,

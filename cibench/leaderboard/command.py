@@ -31,6 +31,8 @@ def who(rule: str, agents: int) -> str:
         return f"{_number(count)} drawn for each sample"
     if kind == "worst":
         return f"the worst {_number(count)} for each sample"
+    if kind in ("greedy", "bandit"):
+        return f"the worst {_number(count)} that a {kind} search finds"
     if kind == "last":
         return "the last agent"
     if kind == "all":
@@ -41,7 +43,7 @@ def who(rule: str, agents: int) -> str:
 def compromised(rule: str, names: Sequence[str]) -> int | None:
     """How many agents a rule compromises; None if that is not known."""
     kind, _, count = rule.partition(":")
-    if kind in ("random", "worst"):
+    if kind in ("random", "worst", "greedy", "bandit"):
         return whole(count)
     if kind in ("last", "all"):
         return 1 if kind == "last" else len(names)

@@ -18,6 +18,8 @@ _AGENTS = "compromised agents"
 _KINDS = {
     "random": "agents drawn for each sample",
     "worst": "the worst agents for each sample",
+    "greedy": "the worst agents that a greedy search finds",
+    "bandit": "the worst agents that a bandit search finds",
 }
 #: Larger options are no strengths that a figure could show.
 _MOST = 1e12

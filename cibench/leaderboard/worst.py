@@ -157,9 +157,11 @@ def by_agent(
 ) -> dict[str, Share]:
     """Worst case over the samples for which an agent is among the compromised.
 
-    Under `worst:q` the defense decides which agents that are, so that nothing is said.
+    Where the adversary chooses them the defense decides which agents that are, so that
+    nothing is said.
     """
-    if "worst:" in group.threat.rule or found.clean is None:
+    chosen = ("worst:", "greedy:", "bandit:")
+    if any(rule in group.threat.rule for rule in chosen) or found.clean is None:
         return {}
     agents = next(iter(group.of(row))).record.agents
     total, right = np.zeros(len(agents), int), np.zeros(len(agents), int)

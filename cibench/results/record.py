@@ -37,7 +37,8 @@ class AttackPart(_Base, frozen=True, kw_only=True):
     agents: str
     """The rule, such as `last` or `worst:1`."""
     sets: list[list[str]]
-    """The sets of agents tried, by name; empty if a set was drawn for each sample."""
+    """The sets of agents tried, by name; the one a search found; empty if a set was drawn
+    for each sample, or a search has not been."""
     knowledge: str
     target: str
     corrupts: bool
@@ -47,6 +48,11 @@ class AttackPart(_Base, frozen=True, kw_only=True):
     budget: float | None
     radius: list[float] | None
     """Largest norm of a block's change per agent, in units of the embedding."""
+
+    @property
+    def searched(self) -> bool:
+        """Whether its agents are searched for, so that every defense meets its own."""
+        return self.agents.partition(":")[0] in ("greedy", "bandit")
 
 
 class Proportion(_Base, frozen=True, kw_only=True):

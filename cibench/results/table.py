@@ -178,7 +178,9 @@ def threat_notes(record: CellRecord) -> list[str]:
     """The threat model of each part of the attack, in a line."""
     lines = []
     for part in record.attack:
-        if len(part.sets) == 1 and part.sets[0]:
+        if part.searched:
+            who = "searched for against each defense"
+        elif len(part.sets) == 1 and part.sets[0]:
             who = ", ".join(part.sets[0])
         elif part.sets and part.sets[0]:
             who = f"each of {len(part.sets)} sets, the worst counted per sample"

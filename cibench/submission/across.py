@@ -15,8 +15,9 @@ def across_findings(records: Sequence[CellRecord]) -> list[str]:
     """Where records disagree on what they share; a sentence each.
 
     All records of a data set and seed share labels and undefended decisions; those of a
-    scenario what the undefended fusion center and the genie decide, whatever the defense;
-    those of a defense and seed its decisions without attack, whatever the attack.
+    scenario what the undefended fusion center and the genie decide, whatever the defense
+    (the genie only where all meet the same agents); those of a defense and seed its
+    decisions without attack, whatever the attack.
     """
     first: dict[tuple[Any, ...], CellRecord] = {}
     found = list(proof_findings(records))
@@ -93,10 +94,13 @@ def _shared(record: CellRecord) -> Iterator[tuple[tuple[Any, ...], str]]:
         yield ("a data set", *data), name
     yield ("a data set and seed", *seeded), "clean_undefended"
     scenario = ("a scenario", *seeded, attack, source)
-    for name in ("counted", "attacked_undefended", "genie"):
+    for name in ("counted", "attacked_undefended"):
         yield scenario, name
+    # Agents that are searched for are each defense's own, and the genie is told them.
+    own = repr([part.sets for part in record.attack if part.searched])
+    yield (*scenario, own), "genie"
     if single_draw(record):
-        yield scenario, "compromised"
+        yield (*scenario, own), "compromised"
     defense = record.defense
     yield ("a defense and seed", *seeded, defense.spec, defense.source), "clean"
 

@@ -54,7 +54,7 @@ class _Wanted:
         for part in record.attack:
             kind, _, count = part.agents.partition(":")
             counts = count.isdecimal() and 1 <= _count(count) <= len(record.agents)
-            if kind in ("random", "worst") and not counts:
+            if (kind in ("random", "worst") or part.searched) and not counts:
                 self._say(part, "a number of agents that the data set has")
             elif kind == "random":
                 self._drawn += _count(count)
@@ -70,6 +70,12 @@ class _Wanted:
                     or (not several and len(self._tried) != full)
                 ):
                     self._say(part, f"every set of {count} agents")
+            elif part.searched:
+                found = _sets(part, record.agents) or []
+                if [bits.bit_count() for bits in found] != [_count(count)]:
+                    self._say(part, f"one set of {count} agents")
+                else:
+                    self._fixed |= found[0]
             else:
                 fixed = _fixed(part.agents, record.agents)
                 sets = _sets(part, record.agents)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .._errors import UsageError
+from ..agents import AgentSelection
 from ..layout import AgentLayout
 from ..results.record import CellRecord
 from ..seeds import scoped_generator
-from ..threat import AgentSelection
 
 
 def draw_findings(record: CellRecord) -> list[str]:

@@ -42,7 +42,7 @@ def replay(
     tensors = {name: tensor.to(labels.device) for name, tensor in tensors.items()}
     compromised = tensors["compromised"]
     received = replayed(tensors, clean)
-    draws = list(scenario.draws())
+    draws = list(scenario.draws(_found(scenario, compromised)))
     received = _audited(scenario, draws, compromised, received)
     deployed = fusion_center
     if isinstance(fusion_center, OracleFusionCenter):
@@ -63,6 +63,25 @@ def replay(
         found["genie"] = decided(undefended, clean.without(compromised))
         if not scenario.reads_defense:
             found["attacked_undefended"] = decided(undefended, received)
+    return found
+
+
+def _found(scenario: Scenario, compromised: Tensor) -> tuple[int, ...] | None:
+    """The agents that a search found, as far as a witness tells; None without a search.
+
+    Raises:
+        ContractError: they are not as many, or not the same in every sample.
+    """
+    part = scenario.searched
+    if part is None:
+        return None
+    rule = scenario.attack[part].threat.agents
+    found = tuple(a for a in scenario.candidates() if compromised[:, a].all())
+    if len(found) != rule.count(scenario.clean.layout):
+        raise ContractError(
+            f"witness: expected one set for all samples as agents={rule.rule} finds it,"
+            f" got {len(found)} agents in all of them"
+        )
     return found
 
 

@@ -144,7 +144,7 @@ class Combined(AbstractAttack):
         """`(agents,)` agents that `silent` names."""
         layout, rule = observation.layout, AgentSelection(self.agents)
         named = AgentSelection(self.silent).fixed(layout)
-        if self.silent not in ("all", "last") and not (rule.is_worst or rule.is_random):
+        if self.silent not in ("all", "last") and rule.is_fixed:
             stray = sorted(set(named) - set(rule.fixed(layout)))
             if stray:
                 raise ThreatModelError(

@@ -39,7 +39,8 @@ class Witness(AbstractAttack):
 
     Args:
         agents: compromised agents: the file's must be those that the harness draws for
-            this rule and seed. `worst:q` has no one set and is refused.
+            this rule and seed. `worst:q` has no one set, nor has a search one that is
+            known before: both are refused.
         file: the `.safetensors` file, in the format of `cibench.witness`.
         digest: SHA-256 of the file, found from it; given as well, both must agree.
         knowledge: what the author of the file knew, taken at the author's word.
@@ -63,7 +64,7 @@ class Witness(AbstractAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.threat.agents.is_worst:
+        if self.threat.agents.is_worst or self.threat.agents.is_searched:
             raise ThreatModelError(
                 "witness: expected one set of agents for each sample (random:q, last or"
                 f" agents by name), got agents={self.agents}"
