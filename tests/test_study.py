@@ -304,8 +304,20 @@ PAPER = [
 ]  # fmt: skip
 
 
-def test_the_papers_five_experiments_and_the_standard_suite_are_shipped():
-    assert suite_names() == [*PAPER, "standard"]
+def test_the_papers_five_experiments_and_two_suites_of_our_own_are_shipped():
+    assert suite_names() == ["adaptive", *PAPER, "standard"]
+
+
+def test_the_adaptive_suite_sets_every_defense_of_the_boards_against_both():
+    suite, standard = load_suite("adaptive"), load_suite("standard")
+    ours, theirs = suite.protocols[0], standard.protocols[0]
+    assert (suite.seeds, ours.datasets) == (5, theirs.datasets)
+    assert ours.defenses == theirs.defenses
+    attacks = [scenario.attack for scenario in suite.scenarios]
+    assert {"none", "ensemble:agents=random:1", "ensemble:agents=all"} < set(attacks)
+    registry = default_registry()
+    for spec in map(Spec.parse, attacks):
+        assert canonical(registry.configure("attack", spec)) == str(spec)
 
 
 def test_the_standard_suite_has_every_kind_of_attack_and_speaks_for_no_paper():
@@ -320,7 +332,15 @@ def test_the_standard_suite_has_every_kind_of_attack_and_speaks_for_no_paper():
     attacks = [Spec.parse(scenario.attack) for scenario in suite.scenarios]
     # A witness is brought by whoever has one; the others enter with the next run of all
     # published boards, and docs/suites.md names them.
-    later = {"apgd", "collusion", "interpolate", "nes", "square-blocks"}
+    later = {
+        "ablation-votes",
+        "apgd",
+        "collusion",
+        "ensemble",
+        "interpolate",
+        "nes",
+        "square-blocks",
+    }
     assert {a.name for a in attacks} | {"witness"} | later == {
         e.name for e in own if e.kind == "attack"
     }
