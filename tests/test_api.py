@@ -142,6 +142,15 @@ def test_a_configured_plugin_keeps_where_its_files_are(tmp_path):
     assert str(tmp_path) not in found.dataset[0]
 
 
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [(np.int64(2), {0, 1}), ("2", {0, 1}), ("4,", {4}), (np.arange(2, 4), {2, 3})],
+)
+def test_seeds_may_be_numbers_of_numpy_and_text(seeds, expected):
+    found = cibench.run("none", "none", "synthetic", seeds=seeds, limit=20)
+    assert {record.seed for record in found.records} == expected
+
+
 def test_parameters_and_exclusions_span_the_grid():
     found = cibench.run(
         ["none", "norm-clip"],

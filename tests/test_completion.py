@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.shell_completion import get_completion_class
 
-from cibench.cli import VERBS, group, invoke
+from cibench.cli import VERBS, _completing, group, invoke
 from cibench.cli.completion import VARIABLE
 from cibench.registry import default_registry
 
@@ -124,6 +124,29 @@ def test_other_shells_take_a_spec_for_a_word(shell, monkeypatch):
     found = completions(shell, ["run", "-d"], "copur:ta", monkeypatch)
     assert "copur:tau=" in found.replace(r"\:", ":")
     assert "copur-refit" in completions(shell, ["run", "-d"], "copur-", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "offered"),
+    [
+        (["run", "-d"], "Own.def-1:sl", ["Own.def-1:slack="]),
+        (["run", "-d"], "Own.d", ["Own.def-1", "Own.def-1.b"]),
+        (["run", "-P"], "Own.def-1.sl", ["Own.def-1.slack="]),
+        (["run", "-P"], "Own.def-1.b.sl", ["Own.def-1.b.slack="]),
+        (["run", "-P"], "Own.d", ["Own.def-1.", "Own.def-1.b."]),
+    ],
+)
+def test_names_with_dots_are_names(words, typed, offered, monkeypatch):
+    names = ["Own.def-1", "Own.def-1.b"]
+    monkeypatch.setattr(_completing, "_names", lambda kinds: names)
+    monkeypatch.setattr(_completing, "_kinds_of", lambda name: ["defense"])
+    monkeypatch.setattr(
+        _completing,
+        "_types",
+        lambda kind, name: {"slack": float} if name in names else {},
+    )
+    found = completions("fish", words, typed, monkeypatch)
+    assert [line.removeprefix("plain,") for line in found.split()] == offered
 
 
 def test_verbs_come_with_what_they_do_and_without_being_imported(monkeypatch):
