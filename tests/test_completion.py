@@ -79,11 +79,20 @@ def test_bash_offers_what_may_follow():
     assert offered == {line: sorted(words) for line, words in LINES.items()}
 
 
-@needs_bash
-def test_tab_completes_a_spec_in_an_interactive_bash(tmp_path):
+SHELLS = {
+    "bash": (["--norc", "--noprofile", "-i"], ""),
+    "zsh": (["-f", "-i"], "autoload -Uz compinit; compinit -u; "),
+}
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_tab_completes_a_spec_in_an_interactive_shell(name, tmp_path):
+    if shutil.which(name) is None:
+        pytest.skip(f"needs {name}")
+    options, before = SHELLS[name]
     master, terminal = pty.openpty()
     shell = subprocess.Popen(
-        ["bash", "--norc", "--noprofile", "-i"],
+        [name, *options],
         stdin=terminal, stdout=terminal, stderr=terminal, cwd=tmp_path,
         start_new_session=True,
         env=os.environ | {"PATH": PATH, "TERM": "dumb", "PS1": "", "HOME": str(tmp_path)},
@@ -100,7 +109,7 @@ def test_tab_completes_a_spec_in_an_interactive_bash(tmp_path):
                 seen += os.read(master, 65536)
 
     try:
-        os.write(master, b'eval "$(cibench completion bash)"\n')
+        os.write(master, f'{before}eval "$(cibench completion {name})"\n'.encode())
         os.write(master, b"cibench() { printf '<%s>' \"$@\"; echo; }; echo rea''dy\n")
         until(b"ready")
         os.write(master, b"cibench run -d copur:ta\t5,refi\tfalse -a mis\t --seeds 1\n")
@@ -110,6 +119,26 @@ def test_tab_completes_a_spec_in_an_interactive_bash(tmp_path):
         shell.wait()
         with contextlib.suppress(OSError):
             os.close(master)
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("cibench run -d copur:ta", ["copur:tau="]),
+        ("cibench run -d copur:tau=5,refi", ["copur:tau=5,refine="]),
+        ("cibench run -P copur.tau=5,no", ["copur.tau=5,none"]),
+        ("cibench ru", [f"run\t{VERBS['run']}"]),
+        ("cibench new defense x --licence M", ["MIT"]),
+    ],
+)
+def test_fish_offers_what_may_follow(line, offered):
+    script = "cibench completion fish | source; complete -C $argv[1]"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script, line],
+        env=os.environ | {"PATH": PATH}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == offered
 
 
 def completions(shell, words, incomplete, monkeypatch):
