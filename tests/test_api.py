@@ -112,6 +112,15 @@ def test_a_notebook_shows_the_tables(results):
     assert "accuracy in %" in html
 
 
+def test_a_notebook_shows_a_frame_where_records_are_gone(tmp_path):
+    found = cibench.run("none", "none", "synthetic", seeds=1, limit=20, out=tmp_path)
+    for path in found.folder.rglob("*.json"):
+        path.unlink()
+    html = found._repr_html_()
+    assert "dataframe" in html
+    assert "<td>synthetic</td>" in html
+
+
 def test_configured_plugins_stand_for_their_specs():
     found = cibench.run(
         NormClip(quantile=0.5),
