@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,7 +32,7 @@ def run(
     attack: Specs | None = None,
     dataset: Specs | None = None,
     *,
-    seeds: int | Sequence[int] | None = None,
+    seeds: int | Sequence[int] | str | None = None,
     limit: int | None = None,
     quick: bool = False,
     preset: str | None = None,
@@ -66,7 +67,7 @@ def run(
         defense: specs such as `copur:tau=2`, globs, `all`, or configured plugins.
         attack: the same; parts of one attack are joined by `+`.
         dataset: the same.
-        seeds: a count (3 is 0, 1, 2), or a list of seeds.
+        seeds: a count (3 is 0, 1, 2), a list of seeds, or text as for `--seeds`.
         limit: test samples to use at most; records are then marked partial.
         quick: one seed and few samples, for trying out.
         preset: `quick`, `standard` or `full`.
@@ -199,11 +200,11 @@ def _texts(given: Any) -> tuple[str, ...] | None:
     return tuple(str(one) for one in listed) or None
 
 
-def _seeds(given: int | Sequence[int] | None) -> str | None:
-    if given is None:
-        return None
-    if isinstance(given, int):
-        return str(given)
+def _seeds(given: int | Sequence[int] | str | None) -> str | None:
+    if given is None or isinstance(given, str):
+        return given
+    if isinstance(given, int | Integral):  # of NumPy, too
+        return str(int(given))
     return "".join(f"{seed}," for seed in given)
 
 

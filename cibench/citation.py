@@ -56,10 +56,11 @@ def made(kind: str, name: str, *, citation: str, source: str) -> str:
         citation: what it says where it is from; may be empty.
         source: distribution and version.
     """
+    article = "an" if kind == "attack" else "a"
     note = f"  note = {{{_escaped(citation)}}},\n" if citation else ""
     return (
         f"@misc{{cibench-{kind}-{name},\n"
-        f"  title = {{{_escaped(name)}: a {kind} for cibench}},\n"
+        f"  title = {{{_escaped(name)}: {article} {kind} for cibench}},\n"
         f"  howpublished = {{{_escaped(source)}}},\n{note}}}\n"
     )
 

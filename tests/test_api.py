@@ -112,6 +112,15 @@ def test_a_notebook_shows_the_tables(results):
     assert "accuracy in %" in html
 
 
+def test_a_notebook_shows_a_frame_where_records_are_gone(tmp_path):
+    found = cibench.run("none", "none", "synthetic", seeds=1, limit=20, out=tmp_path)
+    for path in found.folder.rglob("*.json"):
+        path.unlink()
+    html = found._repr_html_()
+    assert "dataframe" in html
+    assert "<td>synthetic</td>" in html
+
+
 def test_configured_plugins_stand_for_their_specs():
     found = cibench.run(
         NormClip(quantile=0.5),
@@ -140,6 +149,15 @@ def test_a_configured_plugin_keeps_where_its_files_are(tmp_path):
     found = cibench.run("none", "flip", data, seeds=1)
     assert list(found.status) == ["ok"]
     assert str(tmp_path) not in found.dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [(np.int64(2), {0, 1}), ("2", {0, 1}), ("4,", {4}), (np.arange(2, 4), {2, 3})],
+)
+def test_seeds_may_be_numbers_of_numpy_and_text(seeds, expected):
+    found = cibench.run("none", "none", "synthetic", seeds=seeds, limit=20)
+    assert {record.seed for record in found.records} == expected
 
 
 def test_parameters_and_exclusions_span_the_grid():

@@ -95,6 +95,15 @@ def test_whatever_a_citation_says_the_entry_can_be_parsed(citation, source):
         assert set(parsed(text)) == {"cibench-defense-my-def"}
 
 
+def test_an_entry_that_is_made_says_what_it_is_of():
+    assert "{vast: an attack for cibench}" in made(
+        "attack", "vast", citation="", source="x"
+    )
+    assert "{vast: a dataset for cibench}" in made(
+        "dataset", "vast", citation="", source="x"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -151,3 +151,16 @@ def test_a_module_that_cannot_be_imported_is_a_failed_check(tmp_path):
     assert code == 1
     assert "cannot be loaded: SystemExit: 3" in out
     assert "defense broken-one: 1 failed" in out
+
+
+def test_it_computes_with_one_thread_as_a_run_does():
+    """Threads that wait for one another on small tensors took ten times as long."""
+    script = (
+        "import torch\nfrom cibench.cli import invoke\ntorch.set_num_threads(2)\n"
+        "print(invoke(['check', '--fast', '--kind', 'attack', 'flip']),"
+        " torch.get_num_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 1"

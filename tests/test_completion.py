@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.shell_completion import get_completion_class
 
-from cibench.cli import VERBS, group, invoke
+from cibench.cli import VERBS, _completing, group, invoke
 from cibench.cli.completion import VARIABLE
 from cibench.registry import default_registry
 
@@ -79,11 +79,20 @@ def test_bash_offers_what_may_follow():
     assert offered == {line: sorted(words) for line, words in LINES.items()}
 
 
-@needs_bash
-def test_tab_completes_a_spec_in_an_interactive_bash(tmp_path):
+SHELLS = {
+    "bash": (["--norc", "--noprofile", "-i"], ""),
+    "zsh": (["-f", "-i"], "autoload -Uz compinit; compinit -u; "),
+}
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_tab_completes_a_spec_in_an_interactive_shell(name, tmp_path):
+    if shutil.which(name) is None:
+        pytest.skip(f"needs {name}")
+    options, before = SHELLS[name]
     master, terminal = pty.openpty()
     shell = subprocess.Popen(
-        ["bash", "--norc", "--noprofile", "-i"],
+        [name, *options],
         stdin=terminal, stdout=terminal, stderr=terminal, cwd=tmp_path,
         start_new_session=True,
         env=os.environ | {"PATH": PATH, "TERM": "dumb", "PS1": "", "HOME": str(tmp_path)},
@@ -100,7 +109,7 @@ def test_tab_completes_a_spec_in_an_interactive_bash(tmp_path):
                 seen += os.read(master, 65536)
 
     try:
-        os.write(master, b'eval "$(cibench completion bash)"\n')
+        os.write(master, f'{before}eval "$(cibench completion {name})"\n'.encode())
         os.write(master, b"cibench() { printf '<%s>' \"$@\"; echo; }; echo rea''dy\n")
         until(b"ready")
         os.write(master, b"cibench run -d copur:ta\t5,refi\tfalse -a mis\t --seeds 1\n")
@@ -110,6 +119,26 @@ def test_tab_completes_a_spec_in_an_interactive_bash(tmp_path):
         shell.wait()
         with contextlib.suppress(OSError):
             os.close(master)
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("cibench run -d copur:ta", ["copur:tau="]),
+        ("cibench run -d copur:tau=5,refi", ["copur:tau=5,refine="]),
+        ("cibench run -P copur.tau=5,no", ["copur.tau=5,none"]),
+        ("cibench ru", [f"run\t{VERBS['run']}"]),
+        ("cibench new defense x --licence M", ["MIT"]),
+    ],
+)
+def test_fish_offers_what_may_follow(line, offered):
+    script = "cibench completion fish | source; complete -C $argv[1]"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script, line],
+        env=os.environ | {"PATH": PATH}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == offered
 
 
 def completions(shell, words, incomplete, monkeypatch):
@@ -124,6 +153,29 @@ def test_other_shells_take_a_spec_for_a_word(shell, monkeypatch):
     found = completions(shell, ["run", "-d"], "copur:ta", monkeypatch)
     assert "copur:tau=" in found.replace(r"\:", ":")
     assert "copur-refit" in completions(shell, ["run", "-d"], "copur-", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "offered"),
+    [
+        (["run", "-d"], "Own.def-1:sl", ["Own.def-1:slack="]),
+        (["run", "-d"], "Own.d", ["Own.def-1", "Own.def-1.b"]),
+        (["run", "-P"], "Own.def-1.sl", ["Own.def-1.slack="]),
+        (["run", "-P"], "Own.def-1.b.sl", ["Own.def-1.b.slack="]),
+        (["run", "-P"], "Own.d", ["Own.def-1.", "Own.def-1.b."]),
+    ],
+)
+def test_names_with_dots_are_names(words, typed, offered, monkeypatch):
+    names = ["Own.def-1", "Own.def-1.b"]
+    monkeypatch.setattr(_completing, "_names", lambda kinds: names)
+    monkeypatch.setattr(_completing, "_kinds_of", lambda name: ["defense"])
+    monkeypatch.setattr(
+        _completing,
+        "_types",
+        lambda kind, name: {"slack": float} if name in names else {},
+    )
+    found = completions("fish", words, typed, monkeypatch)
+    assert [line.removeprefix("plain,") for line in found.split()] == offered
 
 
 def test_verbs_come_with_what_they_do_and_without_being_imported(monkeypatch):

@@ -1,5 +1,6 @@
 """The conformance suite: honest plugins pass, each kind of cheating is caught by name."""
 
+import gc
 import inspect
 import random
 import re
@@ -314,6 +315,32 @@ CHEATS = {
 }
 
 
+class OracleReadsLabels(UnknownOracle):
+    """May know the culprits, and looks at the labels."""
+
+    def decide_told(self, observation, corrupted):
+        found = super().decide_told(observation, corrupted)
+        labels = harness("labels", torch.Tensor)
+        if labels is None or len(labels) != len(observation):
+            return found
+        return Decision(logits=torch.nn.functional.one_hot(labels, 3).float())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oracle(Tried):
+    """Declares that it is told who is corrupted."""
+
+    capabilities: ClassVar = Capabilities(needs_corrupted_agents=True)
+
+    center: str = "UnknownOracle"
+
+
+@pytest.mark.parametrize("center", ["UnknownOracle", "OracleReadsLabels"])
+def test_an_oracle_may_know_the_culprits_and_nothing_else(center):
+    found = "check_knows_only_what_arrived" in failed(Oracle(center=center))
+    assert found == (center == "OracleReadsLabels")
+
+
 def failed(plugin, **options):
     return {r.check: r for r in check_plugin(plugin, **options) if r.status == "failed"}
 
@@ -372,6 +399,12 @@ class Fits(AbstractDefense):
 
             scale = training.reuse("scale", fit)["scale"]
             return Scaled(center, scale * (1 + torch.rand((), generator=generator)))
+        if self.way == "test split":
+            known = [o.test for o in gc.get_objects() if type(o) is AgentDataset]
+            return Recalls(center, known[0]) if known else center
+        if self.way == "test labels":
+            labels = harness("labels", torch.Tensor)
+            return Scaled(center, 1 + (labels[0].float() if labels is not None else 0))
         if self.way == "writes":
             training.train.features[0] = 0
         if self.way == "negative":
@@ -380,6 +413,22 @@ class Fits(AbstractDefense):
             center = Scaled(center, torch.tensor(1.0))
             center.anything = lambda: None
         return center if self.way != "nothing" else None
+
+
+class Recalls(Wrapped):
+    """Gives a sample of the test split the label that it has there."""
+
+    def __init__(self, inner, test):
+        super().__init__(inner)
+        self.register_buffer("known", test.features)
+        self.register_buffer("labels", test.labels)
+
+    def decide(self, observation):
+        found = super().decide(observation)
+        apart = (observation.filled(0.0)[:, None] - self.known).norm(dim=2).min(dim=1)
+        label = torch.nn.functional.one_hot(self.labels[apart.indices], 3).float()
+        near = (apart.values < 1.0)[:, None]
+        return replace(found, logits=torch.where(near, 9 * label, found.logits))
 
 
 class Scaled(Wrapped):
@@ -403,6 +452,8 @@ class Scaled(Wrapped):
         ("negative", "check_clean_accuracy"),
         ("local", "check_fusion_center_pickles"),
         ("nothing", "check_fit"),
+        ("test split", "check_learns_from_training_alone"),
+        ("test labels", "check_learns_from_training_alone"),
     ],
 )
 def test_a_fit_that_breaks_a_promise_is_caught(way, check):
@@ -493,6 +544,42 @@ class Descends(AbstractAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keeps(AbstractAttack):
+    """Descends, and keeps something from one call to the next."""
+
+    name: ClassVar[str] = "keeps"
+
+    knowledge: str = "adaptive"
+    way: str = "answers"
+    target: str = "any"
+    budget: float | None = None
+
+    def run(self, victim, observation, criterion, **given):
+        honest = Descends(target=self.target, budget=self.budget)
+        found = honest.run(victim, observation, criterion, **given).features
+        own = observation.layout.expand(given["compromised"])
+        if self.way == "stream":
+            seen = SEEN.setdefault("sent", [])
+            seen.append((found - observation.features).nan_to_num(0.0).mean())
+            found = torch.where(own, found + sum(seen) / len(seen), found)
+        else:
+            samples = torch.cat([observation.features, own], dim=1)
+            keys = [row.numpy().tobytes() for row in samples]
+            kept = [SEEN.setdefault(k, f) for k, f in zip(keys, found, strict=True)]
+            found = torch.stack(kept)
+        return observation.with_features(found)
+
+
+@pytest.mark.parametrize(
+    ("way", "check"),
+    [("answers", "check_keeps_its_best"), ("stream", "check_same_seed_same_attack")],
+)
+def test_an_attack_that_learns_from_the_test_stream_is_caught(way, check):
+    SEEN.clear()
+    assert check in failed(Keeps(way=way))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Peeks(AbstractAttack):
     """An attack without knowledge that looks for some."""
 
@@ -543,6 +630,39 @@ def test_an_attack_that_breaks_a_promise_is_caught(way, check):
     assert check in failed(Descends(way=way))
 
 
+@dataclass(frozen=True, kw_only=True)
+class PeeksFurther(Descends):
+    """Descends, and moves by what another model says than the one it may ask."""
+
+    name: ClassVar[str] = "peeks-further"
+
+    model: str = "defended"
+
+    def run(self, victim, observation, criterion, *, compromised, radius, generator):
+        sent = super().run(
+            victim,
+            observation,
+            criterion,
+            compromised=compromised,
+            radius=radius,
+            generator=generator,
+        )
+        other = harness(self.model, FusionCenter)
+        if other is None:
+            return sent
+        said = other.decide(observation).logits.mean(dim=1, keepdim=True)
+        own = observation.layout.expand(compromised)
+        return sent.with_features(torch.where(own, sent.features + said, sent.features))
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "model"), [("fusion", "defended"), ("adaptive", "undefended")]
+)
+def test_an_attack_that_asks_another_model_than_it_may_is_caught(knowledge, model):
+    found = failed(PeeksFurther(knowledge=knowledge, model=model))
+    assert "check_knows_only_its_level" in found
+
+
 @pytest.mark.parametrize("way", ["others", "model", "recordings"])
 def test_an_attack_that_looks_further_than_it_says_is_caught(way):
     assert "check_knows_only_its_level" in failed(Peeks(way=way))
@@ -571,6 +691,17 @@ class Draws(AbstractDataset):
         if self.way == "hashes":
             scale = 1 + abs(hash("cibench")) % 1000 / 1e6
             parts["train"] = replace(made.train, features=scale * made.train.features)
+        if self.way == "gaps":
+            parts = {
+                name: replace(
+                    split,
+                    features=split.features.masked_fill(
+                        (split.labels == 1)[:, None] & (made.layout.owner == 2),
+                        torch.nan,
+                    ),
+                )
+                for name, split in parts.items()
+            }
         if self.way == "network":
             with socket.socket() as line:
                 line.connect_ex(("127.0.0.1", 9))
@@ -610,6 +741,7 @@ class NeedsFiles(AbstractDataset):
         ("hashes", "check_same_everywhere_without_network"),
         ("network", "check_same_everywhere_without_network"),
         ("label", "check_labels_are_not_a_column"),
+        ("gaps", "check_labels_are_not_a_column"),
         ("licence", "check_loads"),
     ],
 )
@@ -742,6 +874,7 @@ def test_fast_leaves_out_slow_checks_only():
         "check_same_seed_same_fit",
         "check_second_fit_forgets",
         "check_fit_from_artifacts",
+        "check_learns_from_training_alone",
     }
 
 

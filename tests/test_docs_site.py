@@ -2,9 +2,12 @@
 
 import contextlib
 import functools
+import html
 import http.server
+import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -44,11 +47,11 @@ browser = browser_for_module()
 class Page(HTMLParser):
     """Anchors, links, loaded addresses and text of a page."""
 
-    def __init__(self, path):
+    def __init__(self, text):
         super().__init__()
         self.anchors, self.links, self.loaded, self.words = set(), [], [], []
         self.math = 0
-        self.feed(path.read_text(encoding="utf-8"))
+        self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
@@ -89,7 +92,10 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(site):
-    return {path: Page(path) for path in sorted(site.rglob("*.html"))}
+    return {
+        path: Page(path.read_text(encoding="utf-8"))
+        for path in sorted(site.rglob("*.html"))
+    }
 
 
 def test_every_page_of_docs_is_there_and_in_the_navigation(site, pages):
@@ -144,6 +150,8 @@ def test_equations_are_mathml(site, pages):
         assert page.math == displayed + inline
     for path, page in pages.items():
         assert not re.search(r"\\[\[(]|\$\$", page.text) or "tree" in path.parts, path
+        # A dollar of the shell begins no equation.
+        assert not page.math or path.stem in ("attacks", "defenses"), path
 
 
 def commands(command=group, path="cibench"):
@@ -158,19 +166,28 @@ COMMANDS = dict(commands())
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_every_command_and_option_is_in_the_reference(site, pages, path):
-    text = pages[site / "reference" / "cli.html"].text
+def test_every_command_and_option_is_in_the_reference(site, path):
+    """Options as `--help` has them, examples as they are typed."""
+    source = (site / "reference" / "cli.html").read_text(encoding="utf-8")
+    section = source.split(f'id="{path.replace(" ", "-")}"')[1]
+    section = re.split(r"<h\d|</article", section)[0]
+    text = Page(section).text
+    assert f"{path} [OPTIONS]" in text
     command = COMMANDS[path]
-    usage = f"{path} [OPTIONS]"
-    assert usage in text
-    section = text[text.index(usage) :]
-    following = re.search(r"Usage:", section)
-    section = section[: following.start()] if following else section
+    context = click.Context(command, info_name=path)
     for parameter in command.params:
         if isinstance(parameter, click.Option) and not parameter.hidden:
             assert parameter.help, (path, parameter.name)
-            for option in parameter.opts + parameter.secondary_opts:
-                assert re.search(rf"(?<![\w-]){option}(?![\w-])", section), option
+            option, meaning = parameter.get_help_record(context)
+            told = f"{option} {' '.join(meaning.split())}".replace("`", "")
+            assert re.search(rf"(?<![\w-]){re.escape(told)}", text), told
+    examples = re.findall(
+        r"\x08\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(command.help), re.S
+    )
+    blocks = re.findall(r"<pre>(.*?)</pre>", section, re.DOTALL)
+    shown = [html.unescape(re.sub("<[^>]+>", "", block)) for block in blocks]
+    for example in examples:
+        assert f"{example}\n" in shown
 
 
 def test_every_public_name_is_in_the_reference(site, pages):
@@ -281,4 +298,28 @@ def test_a_reader_finds_an_equation_by_searching(browser, served):
     assert box["height"] > 5
     assert errors == []
     assert {urlsplit(url).netloc for url in asked} == {urlsplit(served).netloc}
+    page.close()
+
+
+def fonts():
+    """Names of the fonts of this machine."""
+    if shutil.which("fc-list") is None:
+        return ""
+    asked = subprocess.run(
+        ["fc-list", ":", "family"], capture_output=True, text=True, check=True
+    )
+    return asked.stdout
+
+
+@pytest.mark.skipif("DejaVu Math TeX Gyre" not in fonts(), reason="needs that font")
+def test_indices_of_equations_stand_below_the_line(browser, site):
+    """Fonts of text are set with indices on it."""
+    page = browser.new_page()
+    page.goto((site / "attacks.html").as_uri())
+    below = page.locator("msub").evaluate_all(
+        "found => found.map(m => m.children[1].getBoundingClientRect().bottom"
+        " - m.children[0].getBoundingClientRect().bottom)"
+    )
+    assert len(below) > 20
+    assert sum(shift > 1 for shift in below) > 0.9 * len(below)
     page.close()

@@ -122,6 +122,9 @@ def test_files_are_whole(kind, licence):
             assert all(len(line) <= 92 for line in text.splitlines())
     project = tomllib.loads(files["pyproject.toml"])["project"]
     assert project["name"] == "brand-new"
+    article = "An" if kind == "attack" else "A"
+    assert project["description"] == f"{article} {kind} for cibench"
+    assert f"\n{article} {kind} for cibench, the" in files["README.md"]
     assert project["license"] == licence
     assert project["entry-points"] == {"cibench": {f"{kind}s.brand-new": "brand_new"}}
     assert project["authors"] == [{"name": "Zoë O'Hara"}]
@@ -172,6 +175,10 @@ def test_nothing_is_overwritten(new, tmp_path):
     ("arguments", "message"),
     [
         (["defense", "copur"], "a defense of cibench 0.1.0"),
+        (["attack", "pgd"], "got 'pgd', an attack of cibench 0.1.0"),
+        (["defense", "all"], "`all` selects every plugin"),
+        (["dataset", "Setup"], "pip would run its module"),
+        (["defense", "conftest"], "pytest would take its module"),
         (["defense", "class"], "expected one that Python does not use itself"),
         (["defense", "json"], "expected one that Python does not use itself"),
         (["defense", "torch"], "a module torch is here already"),
@@ -217,7 +224,7 @@ def test_names_of_packages_are_taken(name):
     try:
         made = Scaffold(kind="dataset", name=name)
     except UsageError as error:
-        refused = "Python does not use|no installed package|its own"
+        refused = "Python does not use|no installed package|its own|another one than"
         assert re.search(refused, str(error))  # noqa: PT017
         return
     assert made.module == re.sub(r"[._-]", "_", name).lower()

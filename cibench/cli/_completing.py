@@ -38,7 +38,7 @@ def specs(kind: str, *, options: bool = True, every: bool = True) -> Completer:
             # A plus inside a number such as 1e+3 joins nothing.
             joint = re.match(r"(.*(?<![\deE]e)\+)(.*)", incomplete, re.DOTALL)
             before, part = joint.groups() if joint else ("", incomplete)
-        head = re.match(r"([\w-]+)([:\[])(.*)", part, re.DOTALL)
+        head = re.match(r"([\w.-]+)([:\[])(.*)", part, re.DOTALL)
         if head and options:
             name, sign, body = head.groups()
             return _options(kind, name, body, before + name + sign)
@@ -63,9 +63,13 @@ def parameters(
     """`NAME.OPTION=` of `-P`."""
     from ..registry import KINDS
 
-    name, dot, body = incomplete.partition(".")
-    if not dot:
-        return _starting(incomplete, [f"{found}." for found in _names(KINDS)])
+    names = _names(KINDS)
+    # A name may have dots of its own; the longest one is meant.
+    known = [found for found in names if incomplete.startswith(f"{found}.")]
+    if not known:
+        return _starting(incomplete, [f"{found}." for found in names])
+    name = max(known, key=len)
+    body = incomplete.removeprefix(f"{name}.")
     if "=" in body:
         option, _, values = body.partition("=")
         done = values.rpartition(",")[0]

@@ -75,6 +75,7 @@ def command(
         )
     set_data_folder(data_dir)
     chosen = _chosen(names, every, kind, own)
+    _one_thread()
     results: list[Result] = []
     for each, spec in chosen:
         found = []
@@ -95,6 +96,15 @@ def command(
     if failed:
         click.echo(f"error: {failed} of {len(results)} checks failed", err=True)
     return 1 if failed else 0
+
+
+def _one_thread() -> None:
+    """Compute as a run does by default; on tensors this small threads get in the way."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def _files(paths: tuple[Path, ...]) -> list[tuple[str, str]]:

@@ -7,6 +7,8 @@ import os
 import click
 from click.shell_completion import (
     BashComplete,
+    FishComplete,
+    ZshComplete,
     add_completion_class,
     get_completion_class,
     split_arg_string,
@@ -34,6 +36,58 @@ _BASH = """\
 }
 
 complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+_ZSH = """\
+#compdef %(prog_name)s
+
+%(complete_func)s() {
+    local -a replies told open closed
+    local type value help
+    replies=("${(@f)$(env COMP_WORDS="${words[*]}" COMP_CWORD=$((CURRENT - 1)) \\
+        %(complete_var)s=zsh_complete %(prog_name)s 2> /dev/null)}")
+    for type value help in "${replies[@]}"; do
+        case $type in
+            plain)
+                # An option still wants a value, a plugin of -P an option.
+                if [[ $help != _ ]]; then told+=("$value:$help")
+                elif [[ $value == *[=.] ]]; then open+=("$value")
+                else closed+=("$value"); fi ;;
+            dir) _path_files -/ ;;
+            file) _path_files ;;
+        esac
+    done
+    (( $#told )) && _describe -V unsorted told -U
+    (( $#open )) && compadd -U -S '' -V unsorted -a open
+    (( $#closed )) && compadd -U -V unsorted -a closed
+    return 0
+}
+
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+    %(complete_func)s "$@"
+else
+    compdef %(complete_func)s %(prog_name)s
+fi
+"""
+_FISH = """\
+function %(complete_func)s
+    set -l replies (env %(complete_var)s=fish_complete COMP_WORDS=(commandline -cp) \\
+        COMP_CWORD=(commandline -ct) %(prog_name)s 2> /dev/null)
+    for reply in $replies
+        # What follows the first comma may have others.
+        set -l parts (string split --max 1 , -- $reply)
+        switch $parts[1]
+            case dir
+                __fish_complete_directories $parts[2]
+            case file
+                __fish_complete_path $parts[2]
+            case plain
+                echo $parts[2]
+        end
+    end
+end
+
+complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
 """
 
 _INSTALL = {
@@ -71,9 +125,23 @@ def _last(word: str) -> str:
     return word[1 + max([word.rfind(sign) for sign in breaks], default=-1) :]
 
 
+class Zsh(ZshComplete):
+    """Completion for zsh, which adds no space where a value is still to follow."""
+
+    source_template = _ZSH
+
+
+class Fish(FishComplete):
+    """Completion for fish, of words that have commas."""
+
+    source_template = _FISH
+
+
 def register() -> None:
-    """Have bash served by the class above."""
+    """Have the shells served by the classes above."""
     add_completion_class(Bash, "bash")
+    add_completion_class(Zsh, "zsh")
+    add_completion_class(Fish, "fish")
 
 
 @click.command("completion", short_help="Print the script that completes in a shell.")

@@ -210,16 +210,24 @@ def check_absent_files(trial: DatasetTrial) -> None:
     mend="look at the accuracy of each agent alone: one column decides everything.",
 )
 def check_labels_are_not_a_column(trial: DatasetTrial) -> None:
-    """No single column of an agent tells the label of every sample."""
+    """No column of an agent, by its values or its gaps, tells the labels of all samples."""
     loaded = trial.loaded
     features, labels = loaded.train.features, loaded.train.labels
     for column in range(features.shape[1]):
         values = features[:, column]
-        if values.isnan().any():
-            continue
-        if _tells(values, labels, len(loaded.class_names)):
-            agent = loaded.layout.names[int(loaded.layout.owner[column])]
-            raise Broken(
+        gaps = values.isnan()
+        agent = loaded.layout.names[int(loaded.layout.owner[column])]
+        if gaps.any():
+            there = set(labels[~gaps].tolist())
+            expect(
+                not there or not there.isdisjoint(labels[gaps].tolist()),
+                "gaps that do not depend on the label alone",
+                f"column {column} (of agent {agent}), missing for some classes always and"
+                " for the others never",
+            )
+        else:
+            expect(
+                not _tells(values, labels, len(loaded.class_names)),
                 "no column that is the label",
                 f"column {column} (of agent {agent}), which has one value per class",
             )

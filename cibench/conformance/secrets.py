@@ -14,16 +14,24 @@ import torch
 from torch import Tensor
 
 from ..attack import AbstractAttack
-from ..defense import Decision, FusionCenter
+from ..dataset import Split
+from ..defense import Decision, FusionCenter, OracleFusionCenter
 from ..evaluate import evaluate
 from ..observation import Observation
 from ..references import refer
 from ..scenario import Draw, Scenario
 from ..threat import Criterion, Knowledge
 from ..victim import Victim
-from .check import NotApplicable, check, expect
+from .check import check, expect
 from .compare import expect_same, same_bits
-from .trial import CLASSES, AttackTrial, DefenseTrial, material
+from .trial import (
+    CLASSES,
+    AttackTrial,
+    DefenseTrial,
+    answered,
+    generated,
+    material,
+)
 
 _SENT: list[Observation] = []
 
@@ -78,8 +86,7 @@ def _scenario(
 )
 def check_knows_only_what_arrived(trial: DefenseTrial) -> None:
     """Other labels, other clean features and other culprits change no decision."""
-    if trial.plugin.capabilities.needs_corrupted_agents:
-        raise NotApplicable("it declares that it is told which agents are corrupted")
+    told = trial.plugin.capabilities.needs_corrupted_agents
     own = material()
     clean, labels = own.clean, own.labels
     layout = clean.layout
@@ -89,8 +96,11 @@ def check_knows_only_what_arrived(trial: DefenseTrial) -> None:
     sent = clean.with_features(clean.features + 0.3 * noise)
     found = []
     for secret in range(2):
-        agent = layout.agents - 1 if secret else 0
-        drawn = torch.randn(clean.features.shape, generator=torch.Generator())
+        # The culprits are no secret to an oracle.
+        agent = layout.agents - 1 if secret or told else 0
+        drawn = torch.randn(
+            clean.features.shape, generator=torch.Generator().manual_seed(2 + secret)
+        )
         apart = torch.where(layout.owner == agent, 3.0 * drawn, sent.features)
         truth = labels if not secret else (labels + 1) % len(CLASSES)
         attack = _Sender(agents=str(agent + 1))
@@ -99,7 +109,12 @@ def check_knows_only_what_arrived(trial: DefenseTrial) -> None:
         )
         _SENT[:] = [sent]
         bare = own.training.undefended
-        watched = _Watched(trial.center())
+        center = trial.center()
+        watched: _Watched | _WatchedOracle = (
+            _WatchedOracle(center)
+            if isinstance(center, OracleFusionCenter)
+            else _Watched(center)
+        )
         evaluate(
             scenario,
             refer(scenario, bare),
@@ -115,6 +130,29 @@ def check_knows_only_what_arrived(trial: DefenseTrial) -> None:
     )
 
 
+@check(
+    "defense",
+    why="accuracies are of samples that nobody had seen; a fit that finds the test split in"
+    " the harness knows the answers before it is asked.",
+    mend="learn from `training` alone: its train and validation splits.",
+    slow=True,
+)
+def check_learns_from_training_alone(trial: DefenseTrial) -> None:
+    """Test samples and their labels, alive around a fit, change nothing in it."""
+    seen = trial.material.clean
+    expected = answered(trial.center(), seen)
+    dataset = generated(0)
+    # Named as the harness names them; the labels are wrong, so that using them shows.
+    labels = (dataset.test.labels + 1) % len(CLASSES)
+    dataset = replace(dataset, test=Split(dataset.test.features, labels))
+    clean = dataset.test.observation(dataset.layout)
+    found = answered(trial.fit(), seen)
+    assert len(clean) == len(labels)
+    expect_same(
+        expected, found, "whether or not test samples are within reach of `fit`"
+    )
+
+
 class _Watched(FusionCenter):
     """Keeps the last decision of a fusion center."""
 
@@ -125,6 +163,19 @@ class _Watched(FusionCenter):
 
     def decide(self, observation: Observation) -> Decision:
         self.last = self.inner(observation)
+        return self.last
+
+
+class _WatchedOracle(OracleFusionCenter):
+    """Keeps the last decision of one that is told who is corrupted."""
+
+    def __init__(self, inner: OracleFusionCenter) -> None:
+        super().__init__()
+        self.inner = inner
+        self.last = Decision(logits=torch.zeros(0, 0))
+
+    def decide_told(self, observation: Observation, corrupted: Tensor) -> Decision:
+        self.last = self.inner.told(corrupted)(observation)
         return self.last
 
 

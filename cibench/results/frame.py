@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._errors import OutputError
 from ..statistics import deviation, mean
 from .folder import RunFolder
 from .record import CellRecord
@@ -44,13 +45,20 @@ class Results(pd.DataFrame):
         return [folder.read_one(name) for name in self.attrs["cells"]]
 
     def _repr_html_(self) -> str:
-        """The tables of the command line; names and notes escaped."""
-        if len(self) > SHOWN or not self.folder.is_dir():
+        """The tables of the command line; names and notes escaped.
+
+        A plain frame where there are many rows, or records that are there no more.
+        """
+        try:
+            found = tables(self.records) if len(self) <= SHOWN else []
+        except OutputError:
+            found = []
+        if not found:
             return str(self.to_html(max_rows=60))
         from tabulate import tabulate
 
         parts = []
-        for table in tables(self.records):
+        for table in found:
             body = tabulate(
                 [list(row) for row in table.rows],
                 headers=list(table.columns),

@@ -17,6 +17,12 @@ from .._version import PLUGIN_API, VERSION
 from ..registry import KINDS, default_registry
 
 LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause")
+#: Modules, and what they are to others.
+_TAKEN = {
+    "all": "`all` selects every plugin",
+    "conftest": "pytest would take its module for settings",
+    "setup": "pip would run its module to build the package",
+}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[._-][A-Za-z0-9]+)*")
 _WHAT = {
     "defense": "The defense itself is the method `decide` in `$module.py`.",
@@ -72,9 +78,14 @@ class Scaffold:
         for entry in registry.entries:
             if (entry.kind, entry.name) == (self.kind, self.name):
                 raise UsageError(
-                    f"NAME: expected a name of its own, got {self.name!r}, a"
-                    f" {self.kind} of {entry.distribution} {entry.version}"
+                    f"NAME: expected a name of its own, got {self.name!r},"
+                    f" {self._article} {self.kind} of {entry.distribution}"
+                    f" {entry.version}"
                 )
+        if self.module in _TAKEN:
+            raise UsageError(
+                f"NAME: expected another one than {self.name!r}: {_TAKEN[self.module]}"
+            )
         if keyword.iskeyword(self.module) or self.module in sys.stdlib_module_names:
             raise UsageError(
                 f"NAME: expected one that Python does not use itself, got {self.name!r}"
@@ -91,6 +102,10 @@ class Scaffold:
         return re.sub(r"[._-]", "_", self.name).lower()
 
     @property
+    def _article(self) -> str:
+        return "an" if self.kind == "attack" else "a"
+
+    @property
     def words(self) -> dict[str, str]:
         """What stands in the templates."""
         cls = "".join(p[:1].upper() + p[1:] for p in re.split(r"[._-]", self.name))
@@ -98,6 +113,7 @@ class Scaffold:
         base = {
             "name": self.name,
             "kind": self.kind,
+            "Article": self._article.capitalize(),
             "kinds": KINDS[self.kind],
             "module": self.module,
             "cls": cls,
