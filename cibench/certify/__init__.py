@@ -13,6 +13,9 @@ from .ablation import whole_subsets as whole_subsets
 from .leverage import LeverageBounds as LeverageBounds
 from .leverage import leverage as leverage
 from .leverage import union_bound as union_bound
+from .recovery import RecoveryBounds as RecoveryBounds
+from .recovery import recovery_radius as recovery_radius
+from .recovery import recovery_rate as recovery_rate
 from .smoothing import largest_radius as largest_radius
 from .smoothing import lower_limit as lower_limit
 from .smoothing import smoothed_prediction as smoothed_prediction

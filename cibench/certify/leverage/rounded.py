@@ -10,74 +10,49 @@ Source: Higham 2002, sections 3.1 and 3.5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from .blocks import EPS, Blocks
 from .family import Family
+from .programme import Programme
 
 
-@dataclass(frozen=True, eq=False)
-class Programme:
-    """Constraint on policies, for several pairs of sets: `sum_i A_i B_i = V`.
+def sound_ratio(programme: Programme, policy: Tensor, squares: Tensor) -> Tensor:
+    """`(sets,)` upper bound of ratio over goal that policies prove, rounding included.
 
-    Args:
-        rows: `(sets, honest, rows, rank)` the B_i.
-        basis: `(sets, honest * rows, rank)` Q with orthonormal columns: B = Q R.
-        factor: `(sets, rank, rank)` R.
-        inverse: `(sets, rank, rank)` computed inverse of R.
-        target: `(sets, rows of V, rank)` V.
-        extra: `(sets,)` the numerator at y is at most `||V y|| + extra ||y||`.
-        rounding: `(sets,)` `sum_S ||B_i y||` is within this times `||y||`.
-    """
+    With E_j the residuals of the constraint, sigma a lower bound of the smallest singular
+    value of the honest rows B, g = max_i g_i and d the rounding of `sum_i ||B_i y||`,
 
-    rows: Tensor
-    basis: Tensor
-    factor: Tensor
-    inverse: Tensor
-    target: Tensor
-    extra: Tensor
-    rounding: Tensor
+        ratio <= g + (g d + sum_j ||E_j|| + extra) / (sigma - d),
 
-
-def sound_ratio(programme: Programme, policy: Tensor) -> Tensor:
-    """`(sets,)` upper bound of the ratio that policies prove, rounding included.
-
-    With E the residual of the constraint, sigma a lower bound of the smallest singular
-    value of B, and d the rounding of `sum_S ||B_i y||`,
-
-        ratio <= max_i ||A_i|| + (max_i ||A_i|| d + ||E|| + extra) / (sigma - d),
-
-    for `||y|| <= sum_S ||W_i G y|| / (sigma - d)`. Infinite where sigma is not above d.
+    for `||y|| <= sum_i ||W_i G y|| / (sigma - d)`. Infinite where sigma is not above d.
 
     Args:
         programme: the constraint.
-        policy: `(sets, rows of V, honest * rows)` the A_i, one beside another.
+        policy: `(sets, all rows of parts, honest * rows)`.
+        squares: `(sets, honest, parts)` squared scales of each agent.
     """
     norm = torch.linalg.matrix_norm
     rows, rank = programme.rows.flatten(1, 2), programme.rows.shape[3]
-    agents, height = programme.rows.shape[1:3]
     # One correction: the residual falls to what rounding allows.
     residual = programme.target - policy @ rows
     policy = policy + residual @ programme.inverse @ programme.basis.transpose(1, 2)
     residual = programme.target - policy @ rows
     size = norm(rows)
-    wrong = norm(residual) + (rows.shape[1] + 3) * EPS * (
-        norm(policy) * size + norm(programme.target)
-    )
-    a = torch.unflatten(policy, 2, (agents, height)).transpose(1, 2)
-    across = a.transpose(2, 3)
-    gram = a @ across if a.shape[2] < a.shape[3] else across @ a
-    largest = torch.linalg.eigvalsh(gram)[..., -1].amax(1).clamp_min(0.0)
-    # The Gram matrix and its eigenvalue: each is relative to the trace.
-    trace = gram.diagonal(dim1=2, dim2=3).sum(2).amax(1)
-    gain = (largest + 8 * (a.shape[2] + a.shape[3]) * EPS * trace).sqrt()
+    wrong = (rows.shape[1] + 3) * EPS * (norm(policy) * size + norm(programme.target))
+    wrong = len(programme.heights) ** 0.5 * (wrong + norm(residual))
+    scaled = programme.by_agent(policy) * programme.by_row(squares).rsqrt()[..., None]
+    gram = scaled.transpose(2, 3) @ scaled
+    # Products and eigenvalues are wrong by some eps of the trace.
+    trace = gram.diagonal(dim1=2, dim2=3).sum(2)
+    top = torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0.0)
+    top = top + 8 * (gram.shape[3] + scaled.shape[2]) * EPS * trace
+    gain = (top * squares.sum(2)).amax(1).sqrt() * (1 + 16 * EPS)
     # R is exact for a matrix near B; its computed inverse X leaves F = R X - I, and
-    # ||R^-1|| <= ||X|| / (1 - ||F||), which is at most twice ||X|| for ||F|| < 1/2.
+    # ||R^-1|| <= ||X|| / (1 - ||F||), which is at most 2 ||X|| for ||F|| < 1/2.
     inverse = norm(programme.inverse)
-    off = (rank + 2) * EPS * norm(programme.factor) * inverse
+    off = (rank + 4) * EPS * size * inverse
     sigma = 0.5 / inverse - 8 * rows.shape[1] * rank * EPS * size - programme.rounding
     slack = (gain * programme.rounding + wrong + programme.extra) / sigma
     proved = (gain + slack) * (1 + 16 * EPS)
