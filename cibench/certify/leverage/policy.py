@@ -25,8 +25,9 @@ JOINT = 72
 #: Least share of a block in squared scales: a term that vanishes at one point may not at
 #: another.
 LEAST = 1e-3
-#: Numbers in the policies worked on at once: what a processor's cache holds.
-_WORKING_SET = 2**19
+#: Numbers in the policies worked on at once: what a processor's cache holds, and what
+#: keeps an accelerator busy.
+_WORKING_SET = {True: 2**19, False: 2**24}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,8 @@ def improve(
     """
     height = int(sets.corrupted[0].sum()) * blocks.values.shape[1]
     height += blocks.rank if pull is not None else 0
-    size = max(1, _WORKING_SET // (max(height, blocks.rank) * len(blocks.flat)))
+    numbers = _WORKING_SET[points.device.type == "cpu"]
+    size = max(1, numbers // (max(height, blocks.rank) * len(blocks.flat)))
     found = []
     for part in torch.split(torch.arange(len(sets), device=points.device), size):
         some, g, near = (
