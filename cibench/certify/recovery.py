@@ -166,6 +166,7 @@ def recovery_rate(
             sets=len(sets),
         )
     plain = max(0.0, 2.0 * constant.lower - 1.0) * _heard_at_least(blocks, sets)
+    plain *= 1.0 - 4 * EPS
     search = _Search(blocks, sets, seed)
     search.certify(1.0 / constant.lower - 1.0, tolerance, steps)
     number = int(search.upper.argmin())

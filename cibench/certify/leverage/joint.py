@@ -21,6 +21,8 @@ from torch import Tensor
 from .programme import Programme
 from .splitting import LOOK, largest
 
+#: Step of the proximal map, in units of the goal.
+STEP = 2.0
 #: Least share of a part in the squared scales of an agent.
 LEAST = 1e-4
 
@@ -41,9 +43,10 @@ def split_jointly(
         The best policies, their `(sets, honest, parts)` squared scales, and what was
         clipped off policies in the last step, zeros where the goal was reached.
     """
-    count, agents = programme.rows.shape[:2]
+    count, agents, width = programme.rows.shape[:3]
     high = sum(programme.heights)
     sizes = torch.tensor(programme.heights, device=start.device).to(start)
+    free = (1.0 / sizes).sum()
     shares = squares[:, None].expand(-1, agents, -1)
     best, found = start.clone(), shares.clone()
     lowest, dual = torch.full_like(level, torch.inf), torch.zeros_like(start)
@@ -59,9 +62,13 @@ def split_jointly(
         diagonal = state.diagonal(dim1=2, dim2=3)[:, :, :high]
         parts = torch.split(diagonal, list(programme.heights), dim=2)
         scales = torch.stack([part.mean(2) for part in parts], dim=2)
-        # The nearest that sum to t: a part of many rows moves less.
-        off = level[:, None, None] - scales.sum(2, keepdim=True)
-        scales = scales + off / sizes / (1.0 / sizes).sum()
+        corner = state.diagonal(dim1=2, dim2=3)[:, :, high:].mean(2)
+        # The proximal map of STEP times t, no lower than the level; given t, the nearest
+        # scales that sum to it: a part of many rows moves less.
+        sums = scales.sum(2)
+        t = (sums / free + width * corner).sum(1) - STEP
+        t = torch.maximum(t / (agents * (1.0 / free + width)), level)
+        scales = scales + (t[:, None] - sums)[..., None] / sizes / free
         if step % LOOK == 0 or step == steps - 1:
             shares = scales.clamp_min(LEAST)
             shares = shares / shares.sum(2, keepdim=True)
@@ -72,16 +79,12 @@ def split_jointly(
             found[live[better]] = shares[better]
             on = lowest[live] > 1.0
             if not bool(on.all()):
-                live, state, policy, scales = (
-                    live[on],
-                    state[on],
-                    policy[on],
-                    scales[on],
-                )
-                basis, wanted, level = basis[on], wanted[on], level[on]
+                live, state, policy = live[on], state[on], policy[on]
+                scales, t, level = scales[on], t[on], level[on]
+                basis, wanted = basis[on], wanted[on]
             if not len(live):
                 break
-        feasible = _matrices(programme, policy, scales, level)
+        feasible = _matrices(programme, policy, scales, t)
         reflected = 2.0 * feasible - state
         values, vectors = torch.linalg.eigh(reflected)
         positive = (vectors * values.clamp_min(0.0)[:, :, None]) @ vectors.transpose(

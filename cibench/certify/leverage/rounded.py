@@ -48,7 +48,8 @@ def sound_ratio(programme: Programme, policy: Tensor, squares: Tensor) -> Tensor
     trace = gram.diagonal(dim1=2, dim2=3).sum(2)
     top = torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0.0)
     top = top + 8 * (gram.shape[3] + scaled.shape[2]) * EPS * trace
-    gain = (top * squares.sum(2)).amax(1).sqrt() * (1 + 16 * EPS)
+    gain = (top * squares.sum(2)).amax(1).sqrt()
+    gain = gain * (1 + (16 + len(programme.heights)) * EPS)
     # R is exact for a matrix near B; its computed inverse X leaves F = R X - I, and
     # ||R^-1|| <= ||X|| / (1 - ||F||), which is at most 2 ||X|| for ||F|| < 1/2.
     inverse = norm(programme.inverse)

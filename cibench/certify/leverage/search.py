@@ -203,7 +203,7 @@ class _Search:
         singles.certify(tolerance, steps, each=True)
         share = self.upper.new_ones(self.sets.layout.agents)
         share[heard] = 1.0 - singles.lower
-        united = 1.0 - (share * self.sets.corrupted).sum(1) - 64 * EPS
+        united = 1.0 - (share * self.sets.corrupted).sum(1) - (8 + len(share)) * EPS
         self.lower = torch.maximum(self.lower, united)
 
     def result(self, why: list[str | None], details: bool) -> LeverageBounds:
