@@ -1,5 +1,6 @@
 """Leverage bounds against two other ways to compute them, and soundness of rounding."""
 
+import dataclasses
 import itertools
 
 import cvxpy as cp
@@ -144,6 +145,34 @@ def test_whatever_policy_is_handed_in_the_ratio_holds(condition, scale):
     plain = float(2 * norms.amax())
     assert plain < proved
     assert proved <= plain * (1 + 1e-11 * condition) + 1e-9 * condition
+
+
+def test_what_is_off_is_charged():
+    layout, bad = layout_of(4, 3, 5, 4), [1, 3]
+    W = normal(16, 3)
+    blocks = compress(W, layout)
+    sets = family(layout, "b/d", 0, W.device)
+    one = torch.ones(1, dtype=torch.float64)
+    programme = pose(blocks, sets, one, None)
+    policy = torch.zeros(1, len(programme.target[0]), len(programme.basis[0])).double()
+    squares = torch.full((1, 2, 2), 0.5, dtype=torch.float64)
+    plain = float(sound_ratio(programme, policy, squares))
+    # Half a correction leaves half of the constraint unmet.
+    half = dataclasses.replace(programme, inverse=0.5 * programme.inverse)
+    z = normal(10_000, 3, seed=4) @ blocks.basis.T
+    most = float(ratios(W, layout, bad, z).max())
+    assert most <= float(sound_ratio(half, policy, squares))
+    assert plain / 2 < most
+    sigma = 0.5 / float(torch.linalg.matrix_norm(programme.inverse))
+    more = dataclasses.replace(programme, extra=programme.extra + 0.125)
+    found = float(sound_ratio(more, policy, squares))
+    assert found == pytest.approx(plain + 0.125 / sigma, rel=1e-9)
+    d = sigma / 4
+    rough = dataclasses.replace(programme, rounding=programme.rounding + d)
+    found = float(sound_ratio(rough, policy, squares))
+    assert found == pytest.approx(plain + plain * d / (sigma - d), rel=1e-9)
+    lost = dataclasses.replace(programme, rounding=programme.rounding + 2 * sigma)
+    assert float(sound_ratio(lost, policy, squares)) == torch.inf
 
 
 @pytest.mark.parametrize("faint", [1e-3, 1e-8, 1e-13])

@@ -3,6 +3,7 @@
 import math
 
 import cvxpy as cp
+import numpy as np
 import pytest
 import torch
 
@@ -90,13 +91,56 @@ def test_the_leverage_constant_proves_less(missing):
     assert 0 < bounds.by_leverage < 0.6 * bounds.lower
 
 
-def test_a_wide_gap_is_closed_by_bisection():
-    # A goal out of reach: what linear policies prove for one set stays below the rate.
-    W = normal(EVEN.width, 12, seed=3)
-    bounds = recovery_rate(W, EVEN, "a", tolerance=1e-4, steps=30)
-    assert 0.8 * bounds.upper < bounds.lower < bounds.upper
-    sampled = rates(W, EVEN, descended(W, EVEN, "a"), "a").min()
-    assert bounds.lower <= float(sampled)
+def by_semidefinite_programme(W, layout, corrupted, missing=()):
+    """Best rate that linear policies prove: linear in g, the ratio being at most 1."""
+    blocks = [W[s].numpy() for s in layout.slices]
+    everything = torch.linalg.qr(W, mode="r").R.numpy()
+    bad = [blocks[layout.index(a)] for a in corrupted]
+    good = [
+        block
+        for a, block in zip(layout.names, blocks, strict=True)
+        if a not in (*corrupted, *missing)
+    ]
+    rate, constraints, sums = cp.Variable(), [], [0.0] * (len(bad) + 1)
+    heights = [len(everything), *map(len, bad)]
+    for block in good:
+        scales = cp.Variable(len(heights))
+        parts = [cp.Variable((height, len(block))) for height in heights]
+        ones = [scales[k] * np.ones(height) for k, height in enumerate(heights)]
+        side = cp.vstack(parts)
+        whole = cp.bmat(
+            [[cp.diag(cp.hstack(ones)), side], [side.T, np.eye(len(block))]]
+        )
+        cone = cp.Variable(whole.shape, PSD=True)
+        constraints += [cone == whole, cp.sum(scales) <= 1]
+        sums = [total + part @ block for total, part in zip(sums, parts, strict=True)]
+    targets = [rate * everything, *bad]
+    constraints += [total == part for total, part in zip(sums, targets, strict=True)]
+    cp.Problem(cp.Maximize(rate), constraints).solve(solver=cp.CLARABEL)
+    return float(rate.value)
+
+
+@pytest.mark.parametrize(
+    ("rank", "corrupted", "missing"), [(4, "a", ""), (10, "a", ""), (8, "a", "c")]
+)
+def test_semidefinite_programme(rank, corrupted, missing):
+    W = normal(EVEN.width, rank, seed=3)
+    bounds = recovery_rate(
+        W, EVEN, tuple(corrupted), tuple(missing), tolerance=1e-3, steps=300
+    )
+    best = by_semidefinite_programme(W, EVEN, corrupted, missing)
+    assert 0.99 * best <= bounds.lower <= best * (1 + 1e-6)
+    assert best <= bounds.upper * (1 + 1e-6)
+
+
+def test_a_goal_out_of_reach():
+    # Linear policies prove less than the rate here: bisection ends between.
+    layout = layout_of(5, 1, 4, 6, 2, 2, 5)
+    W = normal(layout.width, 6)
+    bounds = recovery_rate(W, layout, "a", steps=100)
+    best = by_semidefinite_programme(W, layout, "a")
+    assert best < 0.98 * bounds.upper
+    assert 0.99 * best <= bounds.lower <= best * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("condition", [1e4, 1e8])
