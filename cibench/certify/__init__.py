@@ -10,6 +10,12 @@ from .ablation import setwise_certified as setwise_certified
 from .ablation import size_certified as size_certified
 from .ablation import vote_counts as vote_counts
 from .ablation import whole_subsets as whole_subsets
+from .leverage import LeverageBounds as LeverageBounds
+from .leverage import leverage as leverage
+from .leverage import union_bound as union_bound
+from .recovery import RecoveryBounds as RecoveryBounds
+from .recovery import recovery_radius as recovery_radius
+from .recovery import recovery_rate as recovery_rate
 from .smoothing import largest_radius as largest_radius
 from .smoothing import lower_limit as lower_limit
 from .smoothing import smoothed_prediction as smoothed_prediction

@@ -1,0 +1,127 @@
+"""The decoder's blocks in the coordinates in which bounds are computed.
+
+What is bounded depends on Range(W) alone, so W is replaced by W G, with G of full column
+rank and W G orthonormal up to rounding: ker W drops out. Block i becomes W_i G, or its
+triangular factor where it is taller than wide; short ones are padded with zeros, so that
+all have one shape. How far rounding can have moved a norm is bounded block by block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..._errors import UsageError
+from ...layout import AgentLayout
+
+#: Distance from 1 to the next float64.
+EPS = 2.0**-52
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Matrices B_i with `| ||W_i G y|| - ||B_i y|| | <= rounding_i ||y||` for every y.
+
+    Args:
+        values: `(agents, rows, rank)` the B_i, float64.
+        rounding: `(agents,)`.
+        drift: `| ||W G y|| - ||y|| | <= drift ||y||`, all agents' blocks taken together.
+        basis: `(code, rank)` G.
+        negligible: singular values of some agents' rows of W G that count as zero.
+    """
+
+    values: Tensor
+    rounding: Tensor
+    drift: float
+    basis: Tensor
+    negligible: float
+
+    @property
+    def rank(self) -> int:
+        """Rank of W."""
+        return self.values.shape[2]
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """`(agents * rows, rank)`: the B_i below one another."""
+        return self.values.reshape(-1, self.rank)
+
+    @cached_property
+    def grams(self) -> Tensor:
+        """`(agents, rank, rank)`: `B_i' B_i`."""
+        return self.values.transpose(1, 2) @ self.values
+
+    def images(self, y: Tensor) -> Tensor:
+        """`(..., agents, rows)`: the `B_i y` of points `(..., rank)`."""
+        return (y @ self.flat.T).reshape(*y.shape[:-1], *self.values.shape[:2])
+
+    def norms(self, y: Tensor) -> Tensor:
+        """`(..., agents)`: the `||B_i y||` of points `(..., rank)`."""
+        norms: Tensor = torch.linalg.vector_norm(self.images(y), dim=-1)
+        return norms
+
+
+def compress(weight: Tensor, layout: AgentLayout) -> Blocks:
+    """Drop ker W, make the columns orthonormal, shorten tall blocks.
+
+    Args:
+        weight: `(width, code)` W, of any floating type and any rank above 0.
+        layout: the agents' blocks, of that width.
+
+    Raises:
+        UsageError: W has another height, entries that are not finite, or zeros only.
+    """
+    w = _checked(weight, layout)
+    _, s, vh = torch.linalg.svd(w, full_matrices=False)
+    threshold = max(w.shape) * EPS
+    rank = int((s > threshold * s[0]).sum())
+    basis = vh[:rank].T / s[:rank]
+    u = w @ basis
+    # A computed inner product of n terms is wrong by at most n + 2 eps of its terms' sizes.
+    wrong = (w.shape[1] + 2) * EPS * (w.abs() @ basis.abs())
+    values = u.new_zeros((layout.agents, min(max(layout.widths), rank), rank))
+    rounding = u.new_zeros(layout.agents)
+    for i, columns in enumerate(layout.slices):
+        block = u[columns]
+        rounding[i] = torch.linalg.matrix_norm(wrong[columns])
+        if len(block) > rank:
+            rounding[i] += qr_rounding(block)
+            block = torch.linalg.qr(block, mode="r").R
+        values[i, : len(block)] = block
+    gram = u.T @ u - torch.eye(rank).to(u)
+    drift = torch.linalg.matrix_norm(gram) + torch.linalg.matrix_norm(wrong)
+    drift += (len(u) + 2) * EPS * torch.linalg.matrix_norm(u) ** 2
+    negligible = threshold * float(s[0] / s[rank - 1])
+    return Blocks(values, rounding, float(drift), basis, negligible)
+
+
+def qr_rounding(matrix: Tensor) -> Tensor:
+    """`(...,)` how far the computed triangular factor is from one of `(..., rows, k)`.
+
+    Of a matrix this near, in the Frobenius norm, it is the exact factor.
+
+    Source: Higham 2002, theorem 19.4, with 8 for the small constant.
+    """
+    size = matrix.shape[-2] * matrix.shape[-1]
+    norm: Tensor = torch.linalg.matrix_norm(matrix)
+    return 8 * size * EPS * norm
+
+
+def _checked(weight: Tensor, layout: AgentLayout) -> Tensor:
+    """W in float64, divided by a power of two, so that no square over- or underflows."""
+    if weight.ndim != 2 or len(weight) != layout.width or not weight.shape[1]:
+        raise UsageError(
+            f"W: expected a matrix with {layout.width} rows, the width of the layout,"
+            f" got shape {tuple(weight.shape)}"
+        )
+    w = weight.detach().double()
+    wrong = int((~w.isfinite()).sum())
+    if wrong:
+        raise UsageError(f"W: expected finite entries, got {wrong} that are not")
+    largest = w.abs().amax()
+    if not largest > 0:
+        raise UsageError("W: expected an entry that is not zero, got zeros only")
+    return torch.ldexp(w, -torch.frexp(largest).exponent)
