@@ -10,6 +10,15 @@ from .ablation import setwise_certified as setwise_certified
 from .ablation import size_certified as size_certified
 from .ablation import vote_counts as vote_counts
 from .ablation import whole_subsets as whole_subsets
+from .conformal import conformal_limit as conformal_limit
+from .conformal import conformal_rank as conformal_rank
+from .duality import DualityGap as DualityGap
+from .duality import duality_gap as duality_gap
+from .identifiability import Identifiability as Identifiability
+from .identifiability import identifiability as identifiability
+from .margin import margin_radius as margin_radius
+from .margin import smallest_lead as smallest_lead
+from .missing import missing_tolerance as missing_tolerance
 from .smoothing import largest_radius as largest_radius
 from .smoothing import lower_limit as lower_limit
 from .smoothing import smoothed_prediction as smoothed_prediction
