@@ -18,7 +18,12 @@ from .identifiability import Identifiability as Identifiability
 from .identifiability import identifiability as identifiability
 from .margin import margin_radius as margin_radius
 from .margin import smallest_lead as smallest_lead
+from .masking import mask_unions as mask_unions
+from .masking import masked_decision as masked_decision
+from .masking import masking_certified as masking_certified
+from .masking import stable_masks as stable_masks
 from .missing import missing_tolerance as missing_tolerance
+from .partition import partition_certified as partition_certified
 from .smoothing import largest_radius as largest_radius
 from .smoothing import lower_limit as lower_limit
 from .smoothing import smoothed_prediction as smoothed_prediction
