@@ -6,6 +6,7 @@ from torch import nn
 
 from cibench._errors import UsageError
 from cibench.certify import margin_radius, smallest_lead
+from cibench.certify.margin import _read
 from helpers import linear_head, normal
 
 
@@ -185,3 +186,17 @@ def test_bad_input():
         margin_radius(leaky_head(3, 2, 3, -1.0), normal(2, 3))
     with pytest.raises(UsageError, match="radius: expected finite numbers"):
         smallest_lead(linear_head(3, 2), normal(2, 3), torch.tensor([1.0, torch.inf]))
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(3, 6), (10, 6), (6, 1)])
+def test_the_spread_of_slopes_is_bounded_over_all_corners(width, hidden):
+    """A convex norm is largest at a corner of the cube: try all of them."""
+    known = _read(leaky_head(width, 2, hidden, 0.2))
+    weights = normal(40, hidden, seed=6).abs() * torch.logspace(-2, 2, hidden)
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0]).double()] * hidden)
+    corners = corners.reshape(-1, hidden)
+    sent = (weights[:, None] * corners) @ known.inner
+    largest = sent.norm(dim=2).amax(1)
+    bound = known.largest(weights)
+    assert (bound >= largest * (1 - 1e-12)).all()
+    assert (bound <= 1.6 * largest).all()

@@ -6,24 +6,28 @@ For a linear head `f(x) = V x + c` the lead of class y over k falls by at most
 For one hidden layer, `f(x) = A phi(V x + c) + d` with `phi` a leaky ReLU of slope s in
 [0, 1], take a point p with hidden inputs `u = V p + c`, a change x of norm at most R, and
 `a = A_y - A_k`. Unit j then receives `u_j + t` with `t = V_j x` and `|t| <= rho_j = R
-||V_j||`, and the lead is `lead(p) + sum_j a_j (phi(u_j + t) - phi(u_j))`. As phi is convex,
+||V_j||`, and the lead is `lead(p) + sum_j a_j (phi(u_j + t) - phi(u_j))`.
 
-    a_j >= 0:  phi(u_j + t) >= b (u_j + t) for each b in [s, 1], one of which is the
-               tangent at u_j;
-    a_j < 0:   phi(u_j + t) <= its chord over [u_j - rho_j, u_j + rho_j],
+- A unit with `|u_j| >= rho_j` cannot turn: phi is linear there, and nothing is lost.
+- Where `a_j > 0`: `phi(u_j + t) >= b (u_j + t)` for each b in [s, 1], as phi is convex and
+  homogeneous; one of these lines is the tangent at u_j. Some steps of ascent pick b.
+- Where `a_j < 0`: `phi(u_j + t) - phi(u_j) = m t` for some m between s and 1 which, as
+  `|t| <= rho_j`, is within `half = (1 - s) (1 - |u_j| / rho_j) / 2` of the middle of
+  [1 - 2 half, 1] for `u_j > 0`, of [s, s + 2 half] else.
 
-so the lead is at least `const - || V' (a * slopes) || R`, with the slopes of these lines.
-Every choice of the b gives a bound; some steps of ascent pick a good one. Units whose sign
-cannot change are exact.
+So the lead falls by at most what the lines lose at p, and R times the norm of `V' (a *
+slopes)` plus the largest norm of `V' (a * half * e)` over all e in [-1, 1]^h, for which
+there are bounds by singular values and by the entries of V V'.
 
-Source: Zhang, Weng, Chen, Hsieh and Daniel 2018 (CROWN) and Xu et al. 2021 (its slopes
-    optimized), for one hidden layer in the l2 norm; Tsuzuku, Sato and Sugiyama 2018 (margin
-    over Lipschitz constant).
+Source: Zhang, Weng, Chen, Hsieh and Daniel 2018 (CROWN: lines around each unit) and Xu et
+    al. 2021 (their slopes optimized); Tsuzuku, Sato and Sugiyama 2018 (margin over
+    Lipschitz constant), here of the units that can turn.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -31,27 +35,9 @@ from torch import Tensor, nn
 from .._errors import UsageError
 
 #: Steps of the ascent over slopes, and halvings of a radius's logarithm.
-_STEPS, _HALVINGS = 8, 24
+_STEPS, _HALVINGS = 4, 24
 #: Numbers in the working set.
 _WORKING_SET = 2**23
-
-
-@dataclass(frozen=True, eq=False)
-class _Head:
-    """`A phi(V x + c) + d`, or `A x + d` where `inner` is None; float64."""
-
-    outer: Tensor
-    bias: Tensor
-    inner: Tensor | None = None
-    shift: Tensor | None = None
-    slope: float = 1.0
-
-    def logits(self, points: Tensor) -> Tensor:
-        if self.inner is not None:
-            assert self.shift is not None
-            points = points @ self.inner.T + self.shift
-            points = torch.where(points > 0, points, self.slope * points)
-        return points @ self.outer.T + self.bias
 
 
 def margin_radius(head: nn.Module, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,6 +88,62 @@ def smallest_lead(head: nn.Module, points: Tensor, radius: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+@dataclass(frozen=True, eq=False)
+class _Head:
+    """`A phi(V x + c) + d`, or `A x + d` where `inner` is None; float64."""
+
+    outer: Tensor
+    bias: Tensor
+    inner: Tensor | None = None
+    shift: Tensor | None = None
+    slope: float = 1.0
+
+    def logits(self, points: Tensor) -> Tensor:
+        if self.inner is not None:
+            assert self.shift is not None
+            points = points @ self.inner.T + self.shift
+            points = torch.where(points > 0, points, self.slope * points)
+        return points @ self.outer.T + self.bias
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """`(h,)` norms of the rows of V."""
+        assert self.inner is not None
+        norms: Tensor = torch.linalg.vector_norm(self.inner, dim=1)
+        return norms
+
+    @cached_property
+    def root(self) -> Tensor:
+        """R of no more rows than V' with `||R x|| = ||V' x||`."""
+        assert self.inner is not None
+        root: Tensor = torch.linalg.qr(self.inner.T, mode="r").R
+        return root
+
+    @cached_property
+    def _tops(self) -> tuple[Tensor, Tensor, Tensor]:
+        unit = self.root / self.norms.clamp_min(1e-300)
+        norm = torch.linalg.matrix_norm
+        return norm(self.root, 2), norm(unit, 2), (self.root.T @ self.root).abs()
+
+    def largest(self, weights: Tensor) -> Tensor:
+        """`(...)` bound of `||V' (weights * e)||` over all e in [-1, 1]^h.
+
+        The least of three: the largest singular value of V, or of V with its rows scaled to
+        unit norm, times the norm of what else there is; and the square root of `sum
+        |V_i . V_j| weights_i weights_j`.
+
+        Args:
+            weights: `(..., h)`, not negative.
+        """
+        plain, unit, gram = self._tops
+        norm = torch.linalg.vector_norm
+        spectral = torch.minimum(
+            plain * norm(weights, dim=-1), unit * norm(weights * self.norms, dim=-1)
+        )
+        crossed = ((weights @ gram) * weights).sum(dim=-1).sqrt()
+        return torch.minimum(spectral, crossed)
+
+
 def _radius(head: _Head, points: Tensor) -> Tensor:
     hidden, ahead, gains = _leads(head, points)
     if head.inner is None:
@@ -109,7 +151,7 @@ def _radius(head: _Head, points: Tensor) -> Tensor:
         # A class with the same row never catches up; a tie stays one.
         return torch.where(ahead > 0, far, 0.0).amin(dim=1)
     # phi is 1-Lipschitz, so this holds already; it says where to look for more.
-    speed = (gains.abs() * _norms(head)).sum(dim=2)
+    speed = (gains.abs() * head.norms).sum(dim=2)
     low = torch.where(ahead > 0, ahead / speed, 0.0).amin(dim=1)
     open_ended = ~torch.isfinite(low) | (low == 0)
     base = torch.where(open_ended, 1.0, low)
@@ -148,45 +190,29 @@ def _lead(
     if head.inner is None:
         lead: Tensor = ahead - radius * torch.linalg.vector_norm(gains, dim=2)
         return lead
-    # ||V' x|| = ||R x||, and R is no larger than V.
-    root = torch.linalg.qr(head.inner.T, mode="r").R
     s, u = head.slope, hidden[:, None]
-    reach = (radius * _norms(head))[:, None]
-    value = torch.where(u > 0, u, s * u)
-
-    def image(at: Tensor) -> Tensor:
-        return torch.where(at > 0, at, s * at)
-
-    high, low = image(u + reach), image(u - reach)
-    chord = (high - low) / (2 * reach).clamp_min(1e-300)
-    # Nothing to pay where the unit stays on one side; rounding must not be a gain.
-    excess = torch.where(u.abs() >= reach, 0.0, ((high + low) / 2 - value).clamp_min(0))
+    reach = (radius * head.norms)[:, None]
+    turns = u.abs() < reach
+    rises, falls = turns & (gains > 0), turns & (gains < 0)
     tangent = s + (1 - s) * (u > 0).to(u)
-    chord = torch.where(u.abs() >= reach, tangent, chord)
-    falls = gains < 0
-    kinked = ~falls & (u.abs() < reach)
-    fixed = ahead + (torch.where(falls, gains * excess, 0.0)).sum(dim=2)
-    slopes = torch.where(falls, chord, tangent).expand_as(gains)
+    share = 0.5 - 0.5 * u.abs() / reach.clamp_min(1e-300)
+    half = torch.where(falls, (1 - s) * share, 0.0)
+    fixed = ahead - radius * head.largest(gains.abs() * half)
+    # To the middle of the slopes of a falling unit: down from 1, or up from s.
+    slopes = tangent - torch.where(u > 0, half, -half)
     best = torch.full_like(ahead, -torch.inf)
     for step in range(_STEPS):
-        pull = (gains * slopes) @ root.T
+        pull = (gains * slopes) @ head.root.T
         length = torch.linalg.vector_norm(pull, dim=2)
-        lost = torch.where(kinked, gains * (value - slopes * u), 0.0).sum(dim=2)
+        lost = torch.where(rises, gains * (tangent - slopes) * u, 0.0).sum(dim=2)
         best = torch.maximum(best, fixed - lost - radius * length)
         # The bound is concave in the slopes.
-        toward = pull / length.clamp_min(1e-300)[:, :, None] @ root
-        rise = torch.where(kinked, gains * (u - radius[:, :, None] * toward), 0.0)
+        toward = pull / length.clamp_min(1e-300)[:, :, None] @ head.root
+        rise = torch.where(rises, gains * (u - radius[:, :, None] * toward), 0.0)
         size = torch.linalg.vector_norm(rise, dim=2, keepdim=True).clamp_min(1e-300)
         moved = slopes + (1 - s) * rise / size / (1 + step) ** 0.5
-        slopes = torch.where(kinked, moved.clamp(s, 1.0), slopes)
+        slopes = torch.where(rises, moved.clamp(s, 1.0), slopes)
     return best
-
-
-def _norms(head: _Head) -> Tensor:
-    """`(h,)` norms of the hidden units' rows."""
-    assert head.inner is not None
-    norms: Tensor = torch.linalg.vector_norm(head.inner, dim=1)
-    return norms
 
 
 def _pieces(head: _Head, points: Tensor) -> list[slice]:
@@ -213,9 +239,9 @@ def _read(head: nn.Module) -> _Head:
 
 
 def _linear(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """`(outputs, inputs)` weight and `(outputs,)` bias, in float64."""
     assert isinstance(layer, nn.Linear)
     weight = layer.weight.detach().double()
-    bias = layer.bias
-    return weight, weight.new_zeros(
-        len(weight)
-    ) if bias is None else bias.detach().double()
+    if layer.bias is None:
+        return weight, weight.new_zeros(len(weight))
+    return weight, layer.bias.detach().double()
