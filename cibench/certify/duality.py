@@ -161,7 +161,8 @@ class _Follower:
             gram = self._gram(weights)
             met = self._corrected(plain, weights, gram, slope)
             here = self._gap(met)
-            better = here < gap
+            # A sample's bound is settled there, so that it does not depend on the batch.
+            better = (here < gap) & (gap > fine.squeeze(1))
             gap = torch.where(better, here, gap)
             y = torch.where(better[:, None], met, y)
             if bool((gap <= fine.squeeze(1)).all()):
