@@ -78,6 +78,23 @@ LEVINE: Final = """\
   year = {2020},
 }
 """
+FPA: Final = """\
+@inproceedings{hammoudeh2024provable,
+  author = {Zayd Hammoudeh and Daniel Lowd},
+  title = {Provable Robustness Against a Union of {$\\ell_0$} Adversarial Attacks},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year = {2024},
+}
+"""
+PATCHCLEANSER: Final = """\
+@inproceedings{xiang2022patchcleanser,
+  author = {Chong Xiang and Saeed Mahloujifar and Prateek Mittal},
+  title = {{PatchCleanser}: Certifiably Robust Defense against Adversarial Patches for
+           Any Image Classifier},
+  booktitle = {USENIX Security Symposium},
+  year = {2022},
+}
+"""
 MODDROP: Final = """\
 @article{neverova2016moddrop,
   author = {Natalia Neverova and Christian Wolf and Graham Taylor and Florian Nebout},

@@ -347,7 +347,8 @@ def failed(plugin, **options):
 
 def test_an_honest_defense_passes_every_check():
     results = list(check_plugin(Tried()))
-    assert {r.status for r in results} == {"passed"}
+    other = {r.check: r.status for r in results if r.status != "passed"}
+    assert other == {"check_certificate": "skipped"}
     assert len(results) == len(checks_of(Tried())) >= 20
 
 

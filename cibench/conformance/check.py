@@ -158,7 +158,8 @@ def checks_of(plugin: Any, *, fast: bool = False) -> tuple[Check, ...]:
     Raises:
         UsageError: it is no plugin.
     """
-    from . import common, fits, answers, declared, secrets, attacks, strength, datasets  # noqa: F401, I001
+    from . import common, fits, answers, declared, secrets, certified  # noqa: F401, I001
+    from . import attacks, strength, datasets  # noqa: F401
 
     kind = kind_of(plugin)
     return tuple(c for c in _checks if c.kind == kind and not (fast and c.slow))

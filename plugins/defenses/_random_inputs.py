@@ -18,14 +18,17 @@ def fit_on_random_inputs(
     *,
     label: str,
     generator: torch.Generator,
+    criterion: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
 ) -> nn.Module:
-    """Minimize the cross-entropy; the weights of the lowest validation loss are kept.
+    """Minimize a criterion; the weights of the lowest validation loss are kept.
 
     Args:
-        model: `(n, inputs)` to `(n, classes)` logits; its weights are the start.
+        model: `(n, inputs)` to what the criterion takes, such as `(n, classes)` logits;
+            its weights are the start.
         draw: maps indices of training samples to their inputs.
         held_out: inputs of all validation samples, drawn once; the loss is their mean.
         label: names the artifact, and the phase in the progress.
+        criterion: maps what the model gives and the labels to the loss.
 
     Returns:
         The model, in evaluation mode, without gradients.
@@ -34,12 +37,11 @@ def fit_on_random_inputs(
 
     def loss(indices: Tensor) -> Tensor:
         indices = indices.to(labels.device)
-        return nn.functional.cross_entropy(model(draw(indices)), labels[indices])
+        return criterion(model(draw(indices)), labels[indices])
 
     def validation_loss() -> Tensor:
         losses = [
-            nn.functional.cross_entropy(model(values), training.validation_labels)
-            for values in held_out
+            criterion(model(values), training.validation_labels) for values in held_out
         ]
         return torch.stack(losses).mean()
 

@@ -32,13 +32,12 @@ from cibench.certify import (
 
 from .. import papers
 from ._random_inputs import fit_on_random_inputs
+from ._votes import log_shares, mean_log_probability
 
 #: Most bytes the working set of a batch may take.
 _MEMORY = 256 * 2**20
 #: Random subsets of each validation sample that the base model is selected by.
 _VALIDATION_DRAWS = 4
-#: Largest range of a subset's logits in the surrogate.
-_SPAN = 8.0
 
 
 @final
@@ -100,21 +99,11 @@ class _Ablation(FusionCenter):
         """The majority; logits are log shares of the votes, half a vote added to each."""
         logits, counted = self.logits(observation)
         counts = vote_counts(logits.argmax(2), logits.shape[2], counted)
-        shares = (counts + 0.5).to(logits.dtype)
-        return Decision(logits=(shares / shares.sum(dim=1, keepdim=True)).log())
+        return Decision(logits=log_shares(counts, logits.dtype))
 
     def surrogate(self, observation: Observation) -> Tensor:
         """Log of the mean class probability over the subsets that vote."""
-        logits, counted = self.logits(observation)
-        # An unbounded block saturates the softmax of its subsets in float32, and with it
-        # the adversary's gradient. So far apart logits are drawn together to a range of
-        # `_SPAN`, with the derivative of a shift.
-        apart = logits.detach()
-        span = apart.amax(2, keepdim=True) - apart.amin(2, keepdim=True)
-        logits = apart / (span / _SPAN).clamp_min(1.0) + (logits - apart)
-        each = torch.where(counted[:, :, None], logits.log_softmax(dim=2), -torch.inf)
-        total = counted.sum(dim=1, keepdim=True).to(logits.dtype)
-        return each.logsumexp(dim=1) - total.log()
+        return mean_log_probability(*self.logits(observation))
 
     @property
     def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
