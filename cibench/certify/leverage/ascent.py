@@ -11,7 +11,8 @@ y with w_i = ||B_i y||, so the ratio never falls:
     y <- (sum_S B_i' B_i / w_i)^-1 (g y / ||y|| + sum_T B_j' B_j y / ||B_j y||).
 
 For the recovery rate, g is set to `(sum_S - sum_T) / ||y||` before a step: there the ratio
-is 1, so it is at least 1 after the step, which says that the rate has not risen.
+is 1, so it is at least 1 after the step, which says that the rate has not risen. Once the
+rate is negative g is held at 0, and the ratio alone goes on rising.
 """
 
 from __future__ import annotations
