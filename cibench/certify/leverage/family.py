@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..._errors import ThreatModelError, UsageError
 from ...layout import AgentLayout
-from ...threat import AgentSelection
+from ...agents import AgentSelection
 
 #: More sets than this are refused.
 MAX_SETS = 100_000
