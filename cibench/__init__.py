@@ -38,7 +38,7 @@ _HOME = {
     "ManifoldRecipe": "manifold",
     "Observation": "observation",
     "OptionError": "_errors",
-    "OracleFusionCenter": "defense",
+    "OracleFusionCenter": "oracle",
     "Results": "results.frame",
     "RobustFit": "manifold",
     "SOLVER_STATUS": "defense",
@@ -101,7 +101,6 @@ if TYPE_CHECKING:
     from .defense import Capabilities as Capabilities
     from .defense import Decision as Decision
     from .defense import FusionCenter as FusionCenter
-    from .defense import OracleFusionCenter as OracleFusionCenter
     from .download import Download as Download
     from .embedding import Training as Training
     from .embedding.modules import UndefendedFusionCenter as UndefendedFusionCenter
@@ -123,6 +122,7 @@ if TYPE_CHECKING:
     from .manifold import robust_fit as robust_fit
     from .manifold import simulate_corruption as simulate_corruption
     from .observation import Observation as Observation
+    from .oracle import OracleFusionCenter as OracleFusionCenter
     from .results import CellRecord as CellRecord
     from .results.frame import Results as Results
     from .spec import LOCATION as LOCATION

@@ -188,97 +188,23 @@ class FusionCenter(nn.Module, ABC):
         return [observation[start : start + size] for start in starts]
 
     def _in_chunks(self, observation: Observation) -> Decision:
-        return _joined([self.decide(part) for part in self._chunks(observation)])
+        return joined([self.decide(part) for part in self._chunks(observation)])
 
 
-class OracleFusionCenter(FusionCenter):
-    """A fusion center that is told which agents are corrupted: nobody can deploy it.
-
-    Authors write `decide_told`, and `surrogate_told` where that is not differentiable.
-    Left untold, it takes every agent as honest. Its defense declares
-    `Capabilities(needs_corrupted_agents=True)`.
-    """
-
-    @abstractmethod
-    def decide_told(self, observation: Observation, corrupted: Tensor) -> Decision:
-        """Decide, knowing the `(n, agents)` compromised agents."""
-
-    def surrogate_told(self, observation: Observation, corrupted: Tensor) -> Tensor:
-        """`(n, classes)` differentiable logits, as in `surrogate`."""
-        return self.decide_told(observation, corrupted).logits
-
-    @final
-    def decide(self, observation: Observation) -> Decision:
-        """Decide as if nobody were corrupted."""
-        return self.decide_told(observation, torch.zeros_like(observation.observed))
-
-    @final
-    def surrogate(self, observation: Observation) -> Tensor:
-        """The surrogate as if nobody were corrupted."""
-        return self.surrogate_told(observation, torch.zeros_like(observation.observed))
-
-    @final
-    def told(self, corrupted: Tensor) -> FusionCenter:
-        """This fusion center, told the `(n, agents)` corrupted agents of some samples.
-
-        Only the harness knows them.
-        """
-        return _Told(self, corrupted)
-
-
-@final
-class _Told(FusionCenter):
-    def __init__(self, center: OracleFusionCenter, corrupted: Tensor) -> None:
-        super().__init__()
-        self.center = center
-        self.corrupted = corrupted
-        self.samples_per_chunk = 2**62  # the pieces are cut here, with what is told
-
-    @property
-    def facts(self) -> dict[str, float | int | str]:
-        return self.center.facts
-
-    def of_samples(self, samples: Tensor) -> FusionCenter:
-        return _Told(self.center, self.corrupted[samples])
-
-    def samples_per_gradient(self, route: str) -> int:
-        return self.center.samples_per_chunk
-
-    def decide(self, observation: Observation) -> Decision:
-        return _joined(
-            [self.center.decide_told(*part) for part in self._parts(observation)]
-        )
-
-    def surrogate(self, observation: Observation) -> Tensor:
-        return torch.cat(
-            [self.center.surrogate_told(*part) for part in self._parts(observation)]
-        )
-
-    def _parts(self, observation: Observation) -> list[tuple[Observation, Tensor]]:
-        if len(observation) != len(self.corrupted):
-            raise ContractError(
-                f"{type(self.center).__name__}: expected the {len(self.corrupted)}"
-                f" samples whose corrupted agents it was told, got {len(observation)}"
-            )
-        size = self.center.samples_per_chunk
-        starts = range(0, max(1, len(observation)), size)
-        pieces = [slice(at, at + size) for at in starts]
-        return [(observation[piece], self.corrupted[piece]) for piece in pieces]
-
-
-def _joined(parts: list[Decision]) -> Decision:
+def joined(parts: list[Decision]) -> Decision:
+    """One decision of the parts of a batch, in order."""
     if len(parts) == 1:
         return parts[0]
 
-    def joined(pick: Callable[[Decision], Tensor | None]) -> Tensor | None:
+    def of(pick: Callable[[Decision], Tensor | None]) -> Tensor | None:
         tensors = [t for part in parts if (t := pick(part)) is not None]
         return torch.cat(tensors) if tensors else None
 
     return Decision(
         logits=torch.cat([part.logits for part in parts]),
-        abstained=joined(lambda part: part.abstained),
-        purified=joined(lambda part: part.purified),
-        status=joined(lambda part: part.status),
+        abstained=of(lambda part: part.abstained),
+        purified=of(lambda part: part.purified),
+        status=of(lambda part: part.status),
     )
 
 

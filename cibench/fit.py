@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ._errors import ContractError
-from .defense import AbstractDefense, FusionCenter, OracleFusionCenter
+from .defense import AbstractDefense, FusionCenter
 from .embedding import Training
+from .oracle import OracleFusionCenter
 from .seeds import scoped_generator
 
 _UNDEFENDED = "undefended"

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ._errors import ContractError
 from .agent_search import SAMPLES, Agents, Standing, bandit, greedy
-from .defense import Decision, FusionCenter, OracleFusionCenter
+from .defense import Decision, FusionCenter
 from .observation import Observation
+from .oracle import OracleFusionCenter
 from .scenario import Cost, Draw, Scenario
 from .seeds import scoped_generator
 

@@ -183,7 +183,7 @@ DEFENSES = ("none", "genie", "norm-clip", "leave-one-out", "randomized-ablation:
 
 @pytest.mark.parametrize("gaps", [False, True], ids=["whole", "gaps"])
 def test_a_replay_gives_the_recorded_decisions(gaps, monkeypatch):
-    from cibench.defense import OracleFusionCenter
+    from cibench import OracleFusionCenter
     from cibench.execute import runner
     from helpers import run_cells
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..defense import SOLVER_STATUS, FusionCenter, OracleFusionCenter
+from ..defense import SOLVER_STATUS, FusionCenter
+from ..oracle import OracleFusionCenter
 from ..references import predictions
 from .check import check, expect
 from .compare import expect_same

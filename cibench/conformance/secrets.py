@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..attack import AbstractAttack
 from ..dataset import Split
-from ..defense import Decision, FusionCenter, OracleFusionCenter
+from ..defense import Decision, FusionCenter
 from ..evaluate import evaluate
 from ..observation import Observation
+from ..oracle import OracleFusionCenter
 from ..references import refer
 from ..scenario import Draw, Scenario
 from ..threat import Criterion, Knowledge

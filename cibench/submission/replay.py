@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from .._errors import ContractError
-from ..defense import FusionCenter, OracleFusionCenter
+from ..defense import FusionCenter
 from ..embedding import Training
 from ..observation import Observation
+from ..oracle import OracleFusionCenter
 from ..references import decide, predictions
 from ..scenario import Draw, Scenario
 from ..witness import replayed, unpacked
