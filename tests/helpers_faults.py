@@ -36,7 +36,7 @@ LEFT = ("failed", "the process ended itself with exit code 3")
 INTERRUPT = ("failed", "KeyboardInterrupt", "Traceback")
 SEGFAULT = ("killed", "segmentation fault (signal 11)", "Segmentation fault")
 KILLED = ("killed", "killed (signal 9), not sent by the harness")
-EATEN = ("out-of-memory", "more than 400.0 MiB resident (limit)")
+EATEN = ("out-of-memory", "more than 700.0 MiB resident (limit)")
 TOO_MUCH = ("out-of-memory", "can't allocate memory", "Traceback")
 ASLEEP = ("timeout", "no answer within 8 s", "deeds.py")
 CHANGED = ("failed", "training data and the undefended fusion center to be left unch")
@@ -133,8 +133,8 @@ def selection(faults=()):
     exclude = ["faulty/rogue", "faulty/gaussian", "crashing/faulty", "crashing/rogue"]
     for term in exclude if faults else ():
         words += ["--exclude", term]
-    # Little memory: a machine that hands out new pages slowly must reach it in time.
-    return [*words, "--timeout", "8", "--memory", "400M"]
+    # Not much more than a cell needs: slow machines must reach it in time.
+    return [*words, "--timeout", "8", "--memory", "700M"]
 
 
 def is_good(record):

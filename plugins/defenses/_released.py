@@ -52,6 +52,7 @@ def released_purify(
     tau: float,
     all_agents: bool,
     stop_below: float,
+    effort: int = 1,
 ) -> Tensor:
     """`(n, width)` purified features D(E(l)).
 
@@ -62,6 +63,7 @@ def released_purify(
         tau: penalty weight of stage 2.
         all_agents: whether stage 1 also fits missing blocks, as zeros.
         stop_below: gradient norm below which a sample stops moving in a stage.
+        effort: times the published steps of either stage.
     """
     heard = observation.observed.to(received.dtype)
     everyone = torch.ones_like(heard)
@@ -76,13 +78,13 @@ def released_purify(
         return point.add_(gradient, alpha=-rate)
 
     point = chain.forward(received)[0].clone()
-    for _ in range(STAGE1_STEPS):
+    for _ in range(effort * STAGE1_STEPS):
         image, outputs = chain.forward(point)
         unit = unit_blocks(image - received, stage1, observation)
         point = moved(point, chain.pullback(outputs, unit), STAGE1_RATE)
 
     point = chain.forward(point)[0].clone()
-    for _ in range(STAGE2_STEPS):
+    for _ in range(effort * STAGE2_STEPS):
         image, outputs = chain.forward(point)
         fit = unit_blocks(point - received, heard, observation)
         off = unit_blocks(image - point, tau * everyone, observation)

@@ -54,6 +54,12 @@ class _Converged(PurifyingFusionCenter):
         self.tau = tau
         self.max_iterations = max_iterations
 
+    def with_effort(self, factor: int) -> _Converged:
+        """With so many times the iterations of Eq. 5."""
+        return _Converged(
+            self.fitted, self.head, self.tau, factor * self.max_iterations
+        )
+
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
         fit = robust_fit(self.manifold, observation, max_iterations=self.max_iterations)
         if self.tau is None:
@@ -122,13 +128,25 @@ class _FixedSteps(PurifyingFusionCenter):
         tau: float,
         *,
         released: bool,
+        effort: int = 1,
     ) -> None:
         super().__init__(fitted, head)
         self.tau = tau
         self.released = released
+        self.effort = effort
         self.chain = Chain(fitted.manifold, next(head.parameters()).dtype)
         # No Jacobian is formed here: a step keeps a few joint embeddings.
         self.samples_per_chunk = MEMORY // (8 * 12 * fitted.manifold.layout.width)
+
+    def with_effort(self, factor: int) -> _FixedSteps:
+        """With so many times the steps of either stage."""
+        return _FixedSteps(
+            self.fitted,
+            self.head,
+            self.tau,
+            released=self.released,
+            effort=factor * self.effort,
+        )
 
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
         purified = released_purify(
@@ -138,6 +156,7 @@ class _FixedSteps(PurifyingFusionCenter):
             tau=self.tau,
             all_agents=self.released,
             stop_below=0.1 if self.released else 0.0,
+            effort=self.effort,
         )
         status = torch.full_like(
             observation.observed[:, 0], _FIXED_STEPS, dtype=torch.uint8

@@ -54,6 +54,10 @@ class _SmoothedCoPur(PurifyingFusionCenter):
         """As CoPur's."""
         return self.purifier.samples_per_gradient(route)
 
+    def with_effort(self, factor: int) -> _SmoothedCoPur:
+        """Behind the purifier with so many times the iterations."""
+        return _SmoothedCoPur(self.purifier.with_effort(factor), self.smoother)
+
     def answers(self, purified: Tensor) -> Tensor:
         """The mean softmax over the bank."""
         everyone = torch.ones_like(purified[:, : self.manifold.layout.agents])
