@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,54 @@ FLAGS: dict[str, FlagMeaning] = {
         "over 1 % of the gradients the attack asked for were zero or not finite",
         "the defense masks its gradients, so a gradient attack may miss",
         "use knowledge=fusion beside it, a surrogate, or an attack by queries",
+    ),
+    "gradient-wrong": FlagMeaning(
+        "on probe samples the gradient the attack gets has a median cosine below 0.9 with"
+        " the decision's own differences, or a step along it lowers the margin more than a"
+        " random step on fewer than 75 % of them",
+        "the defense masks its gradients: the attack walks in a wrong direction",
+        "give the defense a `surrogate` with a useful derivative (no detached tensors, no"
+        " rounding), or attack by queries",
+    ),
+    "randomized-without-eot": FlagMeaning(
+        "over 1 % of the probe samples are answered otherwise when asked again or with"
+        " other last digits, and the attack asks for each gradient once",
+        "the attack follows one draw of the randomness and meets another",
+        "average each gradient over several draws (expectation over transformation)",
+    ),
+    "lost-success": FlagMeaning(
+        "for over 1 % of the samples the attack saw a point succeed and sent another",
+        "the attack threw its success away; the accuracy is too high",
+        "send the best point seen, not the last, and judge it by the decision itself",
+    ),
+    "no-progress": FlagMeaning(
+        "for over 5 % of the samples it had to move, the attack did not lower the margin",
+        "the attack is stuck, or what it controls is not heard",
+        "look at gradient-unusable and attack-misses-planted; try other starts and losses",
+    ),
+    "attack-not-converged": FlagMeaning(
+        "over 1 % of the samples were first broken in the last quarter of the gradients"
+        " the attack asked for",
+        "the accuracy depends on how long the attack searched",
+        "raise steps and restarts until nothing changes",
+    ),
+    "attack-misses-planted": FlagMeaning(
+        "with a head grafted on the defense that is wrong at a reachable point, the attack"
+        " finds no such point for over 5 % of the probe samples",
+        "the attack cannot find what is there, so its failures prove nothing",
+        "mend the gradient or the starts, then look at the accuracy again",
+    ),
+    "solver-budget": FlagMeaning(
+        "with ten times the solver steps the defense decides over 1 % more or fewer of the"
+        " attacked probe samples rightly",
+        "the accuracy is that of stopping early",
+        "raise the defense's iteration limit until nothing changes",
+    ),
+    "static-reference": FlagMeaning(
+        "a defense that optimizes at inference leaves no more accuracy under the attack"
+        " than the undefended fusion center",
+        "the optimization costs time and protects nothing here",
+        "compare it with a static defense",
     ),
     "solver-not-converged": FlagMeaning(
         "the defense's solver did not converge for over 1 % of the samples",
@@ -80,7 +129,52 @@ FLAGS: dict[str, FlagMeaning] = {
 }
 
 #: Flags that tell of an attack, whatever the defense is.
-OF_ATTACKS = frozenset({"attack-too-weak", "blocks-rejected"})
+OF_ATTACKS = frozenset(
+    {
+        "attack-misses-planted",
+        "attack-not-converged",
+        "attack-too-weak",
+        "blocks-rejected",
+        "lost-success",
+        "no-progress",
+    }
+)
+
+#: Flags that tell of masked gradients: the accuracy may be that of a blinded attack.
+OF_MASKING = frozenset(
+    {
+        "attack-misses-planted",
+        "gradient-unusable",
+        "gradient-wrong",
+        "randomized-without-eot",
+        "solver-budget",
+        "solver-not-converged",
+        "transfer-beats-adaptive",
+    }
+)
+
+
+def of_probes(probes: Mapping[str, float]) -> dict[str, bool]:
+    """Which flags the numbers measured beside a cell's accuracy raise; see `FLAGS`.
+
+    Args:
+        probes: by name; what was not measured is absent and raises nothing.
+    """
+
+    def above(name: str, limit: float) -> bool:
+        return probes.get(name, 0.0) > limit
+
+    return {
+        "gradient-wrong": probes.get("gradient_cosine", 1.0) < 0.9
+        or probes.get("gradient_descends", 1.0) < 0.75,
+        "randomized-without-eot": above("answers_differ", 0.01)
+        and not above("answers_differ_averaged", 0.0),
+        "lost-success": above("lost_success", 0.01),
+        "no-progress": above("no_progress", 0.05),
+        "attack-not-converged": above("broken_late", 0.01),
+        "attack-misses-planted": above("planted_missed", 0.05),
+        "solver-budget": above("more_solver_steps", 0.01),
+    }
 
 
 def _left_standing(record: CellRecord, metrics: Metrics) -> float:
@@ -110,6 +204,7 @@ def raise_flags(
     unusable_gradients: float | None,
     oracle: bool = False,
     undefended: bool = False,
+    optimizes: bool = False,
 ) -> tuple[str, ...]:
     """The flags of a finished cell, sorted.
 
@@ -122,6 +217,7 @@ def raise_flags(
         oracle: whether the defense is told which agents are corrupted.
         undefended: whether the fusion center is the undefended one, all of which an
             attacker of the undefended knows.
+        optimizes: whether the defense optimizes at inference.
     """
     metrics = record.metrics
     if metrics is None:
@@ -136,14 +232,16 @@ def raise_flags(
         part for part in record.attack if part.knowledge in ("fusion", "adaptive")
     ]
     unbounded = all(part.budget is None for part in record.attack)
-    raised = {
+    adaptive = any(part.knowledge == "adaptive" for part in record.attack)
+    raised = of_probes(record.probes) | {
         "attack-too-weak": bool(knowing)
         and metrics.gradients > 0
         and unbounded
         and _left_standing(record, metrics) > 0.05,
-        "not-adaptive": not exact
-        and not undefended
-        and not any(part.knowledge == "adaptive" for part in record.attack),
+        "not-adaptive": not exact and not undefended and not adaptive,
+        "static-reference": optimizes
+        and adaptive
+        and metrics.attacked.value <= metrics.attacked_undefended.value,
         "transfer-beats-adaptive": (transfer_breaks or 0.0) > 0.01,
         "gradient-unusable": (unusable_gradients or 0.0) > 0.01,
         "solver-not-converged": (metrics.solver_not_converged or 0.0) > 0.01,

@@ -11,6 +11,7 @@ from ._errors import KnowledgeError
 from .defense import Decision, FusionCenter
 from .observation import Observation
 from .threat import Knowledge
+from .watch import Watch
 
 
 class Victim:
@@ -23,6 +24,7 @@ class Victim:
             `adaptive` (answers and gradients).
         own: `(n, agents)` blocks the adversary controls, to judge its gradients by.
         recorded: clean training embeddings and labels, see `recordings`.
+        watch: takes note of what is asked of the deployed fusion center.
 
     Attributes:
         queries: samples answered so far.
@@ -39,8 +41,11 @@ class Victim:
         defended: FusionCenter,
         own: Tensor | None = None,
         recorded: tuple[Observation, Tensor] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.__own = own
+        # What is learned of the undefended fusion center says nothing of the deployed one.
+        self.__watch = None if knowledge is Knowledge.FUSION else watch
         self.__recorded = recorded
         self.knowledge = knowledge
         self.queries = 0
@@ -67,7 +72,9 @@ class Victim:
         self.queries += len(observation)
         with torch.no_grad():
             decision: Decision = self.__model(observation)
-            return decision.logits
+        if self.__watch is not None:
+            self.__watch.answered(observation, decision.logits, decision.abstained)
+        return decision.logits
 
     def recordings(self) -> tuple[Observation, Tensor]:
         """Clean training embeddings and their `(k,)` labels, recorded by the adversary.
@@ -120,6 +127,11 @@ class Victim:
             )
             (gradient,) = torch.autograd.grad(loss(logits).sum(), features)
         self.unusable += int(self._unusable(observation, gradient).sum())
+        if self.__watch is not None:
+            self.__watch.differentiated(features.detach(), logits.detach())
+            # Where a surrogate stands in, its answers are not the deployed ones.
+            if type(self.__model).surrogate is FusionCenter.surrogate:
+                self.__watch.answered(observation, logits.detach())
         return gradient, logits.detach()
 
     def _unusable(self, observation: Observation, gradient: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ..flags import FLAGS
+from ..flags import FLAGS, of_probes
 from ..results.record import CellRecord, Metrics, Outcomes
 
 #: Flags that a record's own numbers raise or do not raise.
@@ -15,6 +15,7 @@ _FOLLOWS: Final = (
     "blocks-rejected",
     "clean-drop",
     "solver-not-converged",
+    *of_probes({}),
 )
 
 
@@ -33,7 +34,7 @@ def flag_faults(
     if sorted(present) != record.flags:
         yield "flags: expected each once and sorted, got them otherwise"
     clean, plain = metrics.clean.value, metrics.clean_undefended.value
-    raised = {
+    raised = of_probes(record.probes) | {
         "attack-too-weak": _too_weak(record, metrics, outcomes),
         "below-majority": clean <= metrics.majority_share,
         "blocks-rejected": metrics.rejected_blocks > 0,
