@@ -19,7 +19,7 @@ class FlagMeaning:
     remedy: str
 
 
-#: Every flag a record may carry.
+#: Every flag a record or a row of a table may carry.
 FLAGS: dict[str, FlagMeaning] = {
     "attack-too-weak": FlagMeaning(
         "an unbounded attack with gradients leaves the undefended fusion center above 5 %",
@@ -90,6 +90,34 @@ FLAGS: dict[str, FlagMeaning] = {
         "the optimization costs time and protects nothing here",
         "compare it with a static defense",
     ),
+    "attack-broken": FlagMeaning(
+        "over 2 % of the samples survive this attack, unbounded, in control of all agents",
+        "such an adversary cannot fail: the attack or the gradient is broken",
+        "believe no number of this attack on this defense; see gradient-wrong",
+    ),
+    "not-monotone": FlagMeaning(
+        "a smaller budget, or fewer of the same agents, breaks over 1 % of the samples that"
+        " this attack leaves standing",
+        "the attack does not use what it may do",
+        "use more steps and starts near the clean embedding",
+    ),
+    "beaten-by-weaker": FlagMeaning(
+        "noise, replay, answers alone or the undefended fusion center break over 1 % of the"
+        " samples that no attack by gradients of the defense breaks",
+        "gradients through the defense mislead; its accuracy is that of the weaker attack",
+        "count the worst case over all attacks, and mend the gradient",
+    ),
+    "more-steps-weaker": FlagMeaning(
+        "the same attack with fewer steps breaks over 1 % of the samples that this one"
+        " leaves standing",
+        "later steps lose what earlier ones found",
+        "keep the best point; use smaller steps",
+    ),
+    "changes-without-attack": FlagMeaning(
+        "decisions differ from the clean ones although nobody is compromised",
+        "the defense answers by chance, or remembers what it saw",
+        "make the answer a function of what arrived",
+    ),
     "solver-not-converged": FlagMeaning(
         "the defense's solver did not converge for over 1 % of the samples",
         "robustness may come from stopping early",
@@ -136,14 +164,29 @@ OF_ATTACKS = frozenset(
         "attack-too-weak",
         "blocks-rejected",
         "lost-success",
+        "more-steps-weaker",
         "no-progress",
+        "not-monotone",
+    }
+)
+
+#: Flags that need several cells: `cibench.sanity` raises them, no record holds them.
+OF_ROWS = frozenset(
+    {
+        "attack-broken",
+        "beaten-by-weaker",
+        "changes-without-attack",
+        "more-steps-weaker",
+        "not-monotone",
     }
 )
 
 #: Flags that tell of masked gradients: the accuracy may be that of a blinded attack.
 OF_MASKING = frozenset(
     {
+        "attack-broken",
         "attack-misses-planted",
+        "beaten-by-weaker",
         "gradient-unusable",
         "gradient-wrong",
         "randomized-without-eot",

@@ -126,22 +126,23 @@ class Signs:
         scenario = self.scenario
         clean, told = scenario.clean[at], _told(center, draw.compromised[at])
         own = draw.compromised[at] & clean.observed
-        norms = torch.where(own, scenario.median_norms.to(clean.features), 0.0).double()
-        checked = check_gradient(
-            told,
-            clean,
-            scenario.criterion[at],
-            own=own,
-            length=torch.linalg.vector_norm(norms, dim=1),
-            generator=self._generator("gradient"),
-        )
         differ = _differ(told, clean, self._generator("last digits"))
-        found = {
-            "gradient_cosine": checked.cosine,
-            "gradient_descends": checked.descends,
-            "answers_differ": differ,
-            "answers_differ_averaged": float(self._averaged) if differ else None,
-        }
+        found: dict[str, float | None] = {"answers_differ": differ}
+        if differ:
+            # Differences of an answer by chance say nothing of its slope.
+            found["answers_differ_averaged"] = float(self._averaged)
+        else:
+            norms = torch.where(own, scenario.median_norms.to(clean.features), 0.0)
+            checked = check_gradient(
+                told,
+                clean,
+                scenario.criterion[at],
+                own=own,
+                length=torch.linalg.vector_norm(norms.double(), dim=1),
+                generator=self._generator("gradient"),
+            )
+            found["gradient_cosine"] = checked.cosine
+            found["gradient_descends"] = checked.descends
         slower = told.with_effort(10)
         if slower is not None:
             given, labels = sent[at], scenario.labels[at]

@@ -26,7 +26,7 @@ from cibench import (
 from cibench.embedding import RECIPES
 from cibench.execute.describe import median_norms
 from cibench.execute.store import ArtifactStore
-from cibench.flags import FLAGS, raise_flags
+from cibench.flags import FLAGS, OF_ATTACKS, OF_MASKING, OF_ROWS, raise_flags
 from cibench.grid import expand
 from cibench.metrics import balanced_accuracy, majority_share, proportion
 from cibench.references import decide, predictions
@@ -835,7 +835,9 @@ CASES = {
 
 
 def test_every_flag_has_a_case_and_a_meaning():
-    assert set(CASES) == set(FLAGS)
+    assert set(CASES) | OF_ROWS == set(FLAGS)
+    assert not set(CASES) & OF_ROWS
+    assert set(FLAGS) > OF_ATTACKS | OF_MASKING
     for meaning in FLAGS.values():
         assert meaning.raised_if
         assert meaning.meaning

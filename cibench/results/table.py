@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..flags import FLAGS
+from ..sanity import flagged
 from ..statistics import deviation, mean
 from .record import CellRecord, Metrics
 from .rows import Row, rows
@@ -44,9 +45,12 @@ def tables(records: Iterable[CellRecord]) -> list[Table]:
 
 
 def groups(records: Iterable[CellRecord]) -> list[list[CellRecord]]:
-    """Records that may share a table: one data set, attack, embedding and protocol."""
+    """Records that may share a table: one data set, attack, embedding and protocol.
+
+    They carry the flags that other attacks on the same defense raise.
+    """
     found: dict[tuple[str, ...], list[CellRecord]] = {}
-    for record in sorted(records, key=_order):
+    for record in sorted(flagged(records), key=_order):
         embedding = repr(sorted(record.embedding.items()))
         group = (
             *(record.dataset.spec, attack_spec(record), record.fingerprint),

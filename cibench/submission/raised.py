@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ..flags import FLAGS, of_probes
+from ..flags import FLAGS, OF_ROWS, of_probes
 from ..results.record import CellRecord, Metrics, Outcomes
 
 #: Flags that a record's own numbers raise or do not raise.
@@ -28,7 +28,7 @@ def flag_faults(
     use, are seen only by running the cell again.
     """
     present = set(record.flags)
-    unknown = present - set(FLAGS)
+    unknown = present - set(FLAGS) | present & OF_ROWS
     if unknown:
         yield f"flags: expected known ones, got {min(unknown)[:40]!a}"
     if sorted(present) != record.flags:
