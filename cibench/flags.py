@@ -63,7 +63,7 @@ FLAGS: dict[str, FlagMeaning] = {
     ),
     "no-progress": FlagMeaning(
         "for over 5 % of the samples it had to move, the attack did not lower the margin",
-        "the attack is stuck, or what it controls is not heard",
+        "the attack is stuck, or what it controls changes nothing",
         "look at gradient-unusable and attack-misses-planted; try other starts and losses",
     ),
     "attack-not-converged": FlagMeaning(

@@ -175,7 +175,20 @@ def _scope(records: Sequence[CellRecord]) -> list[str]:
         f" {', '.join(map(str, seeds))}{spread}; undefended without attack {clean};"
         f" interval: {interval_note(records)}"
     )
-    return lines
+    return lines + _cost(found)
+
+
+def _cost(found: Sequence[Metrics]) -> list[str]:
+    """What the attack asked of the model, which says how hard it tried."""
+    texts, n = [], max(1, found[0].clean.n)
+    for name, asked in (
+        ("gradients", [m.gradients for m in found]),
+        ("answers", [m.queries for m in found]),
+    ):
+        low, high = round(min(asked) / n), round(max(asked) / n)
+        if high:
+            texts.append(f"{low if low == high else f'{low} to {high}'} {name}")
+    return [f"the attack asked for {' and '.join(texts)} per sample"] * bool(texts)
 
 
 def threat_notes(record: CellRecord) -> list[str]:
