@@ -47,7 +47,7 @@ FLAGS: dict[str, FlagMeaning] = {
         " the decision's own differences, or a step along it lowers the margin more than a"
         " random step on fewer than 75 % of them",
         "the defense masks its gradients: the attack walks in a wrong direction",
-        "give the defense a `surrogate` with a useful derivative (no detached tensors, no"
+        "give the defense a surrogate with a useful derivative (no detached tensors, no"
         " rounding), or attack by queries",
     ),
     "randomized-without-eot": FlagMeaning(

@@ -15,6 +15,7 @@ from cibench.results import (
 )
 from cibench.results.table import tables
 from cibench.sanity import flagged
+from cibench.submission.raised import flag_faults
 
 N = 100
 
@@ -210,3 +211,44 @@ def test_flags_are_added_sorted_and_shown_in_tables():
     notes = [note for table in tables([weaker, stronger]) for note in table.notes]
     assert any(note.startswith("not-monotone: ") for note in notes)
     assert set(shown) & OF_ROWS == {"not-monotone"}
+
+
+def test_no_record_holds_a_flag_of_its_row():
+    honest = msgspec.structs.replace(cell(pgd(), 40), flags=["below-majority"])
+    for flag in sorted(OF_ROWS):
+        record = msgspec.structs.replace(honest, flags=[flag])
+        faults = list(flag_faults(record, record.metrics, record.outcomes))
+        assert f"flags: expected known ones, got '{flag}'" in faults
+
+
+def test_a_record_holds_the_flags_that_its_probes_raise():
+    record = msgspec.structs.replace(cell(pgd(), 40), probes={"planted_missed": 0.5})
+
+    def faults(*flags):
+        given = msgspec.structs.replace(record, flags=list(flags))
+        return list(flag_faults(given, given.metrics, given.outcomes))
+
+    expected = (
+        "flags: expected attack-misses-planted, which its numbers raise, got none"
+    )
+    assert expected in faults("attack-too-weak")
+    assert not any("misses" in fault for fault in faults("attack-misses-planted"))
+    assert any("expected no lost-success" in fault for fault in faults("lost-success"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ((300, 300), "the attack asked for 3 gradients per sample"),
+        ((300, 600), "the attack asked for 3 to 6 gradients per sample"),
+        ((0, 0), None),
+    ],
+)
+def test_the_cost_of_the_attack_stands_below_the_table(asked, text):
+    records = [
+        cell(pgd(), 40, defense=name, gradients=gradients)
+        for name, gradients in zip(("one", "two"), asked, strict=True)
+    ]
+    (table,) = tables(records)
+    found = [note for note in table.notes if note.startswith("the attack asked")]
+    assert found == ([] if text is None else [text])
