@@ -52,13 +52,14 @@ FLAGS: dict[str, FlagMeaning] = {
     ),
     "randomized-without-eot": FlagMeaning(
         "over 1 % of the probe samples are answered otherwise when asked again or with"
-        " other last digits, and the attack asks for each gradient once",
+        " other last digits, and the attack asks for each gradient only once",
         "the attack follows one draw of the randomness and meets another",
         "average each gradient over several draws (expectation over transformation)",
     ),
     "lost-success": FlagMeaning(
         "for over 1 % of the samples the attack saw a point succeed and sent another",
-        "the attack threw its success away; the accuracy is too high",
+        "the attack threw its success away, or met another answer the second time; the"
+        " accuracy is too high",
         "send the best point seen, not the last, and judge it by the decision itself",
     ),
     "no-progress": FlagMeaning(
@@ -68,7 +69,8 @@ FLAGS: dict[str, FlagMeaning] = {
     ),
     "attack-not-converged": FlagMeaning(
         "over 1 % of the samples were first broken in the last quarter of the gradients"
-        " the attack asked for",
+        " the attack asked for, or are broken only by the same attack with twice the steps"
+        " or restarts",
         "the accuracy depends on how long the attack searched",
         "raise steps and restarts until nothing changes",
     ),

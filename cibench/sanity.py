@@ -107,16 +107,19 @@ def _knowledge(row: Sequence[CellRecord]) -> _Raised:
                 yield at, "beaten-by-weaker"
 
 
-def _steps(row: Sequence[CellRecord]) -> _Raised:
-    """More steps never break fewer samples; one step least of all."""
-    for at, longer in enumerate(row):
-        for shorter in row:
-            if (
-                _count(longer, "steps") > _count(shorter, "steps") > 0
-                and _options(longer, "steps") == _options(shorter, "steps")
-                and _ahead([longer], shorter) > AHEAD
-            ):
-                yield at, "more-steps-weaker"
+def _effort(row: Sequence[CellRecord]) -> _Raised:
+    """More steps or starts never break fewer samples, and twice as many hardly more."""
+    for option in ("steps", "restarts"):
+        for at, longer in enumerate(row):
+            for other, shorter in enumerate(row):
+                most, least = _count(longer, option), _count(shorter, option)
+                alike = _options(longer, option) == _options(shorter, option)
+                if not most > least > 0 or not alike:
+                    continue
+                if _ahead([longer], shorter) > AHEAD:
+                    yield at, "more-steps-weaker"
+                if most >= 2 * least and _ahead([shorter], longer) > AHEAD:
+                    yield other, "attack-not-converged"
 
 
 _CHECKS: tuple[Callable[[Sequence[CellRecord]], _Raised], ...] = (
@@ -124,7 +127,7 @@ _CHECKS: tuple[Callable[[Sequence[CellRecord]], _Raised], ...] = (
     _all_agents,
     _monotone,
     _knowledge,
-    _steps,
+    _effort,
 )
 
 
@@ -140,7 +143,7 @@ def _row(record: CellRecord) -> str:
 
 
 def _ahead(stronger: Sequence[CellRecord], weaker: CellRecord) -> float:
-    """Share of the samples that only the weaker adversary breaks; 0 if not comparable."""
+    """Share of the samples that only the second adversary breaks; 0 if not comparable."""
     found = weaker.outcomes
     assert found is not None
     only = [

@@ -22,7 +22,6 @@ class Watch:
     Attributes:
         found: `(n,)` samples of which some point asked for is within the threat model and
             what the adversary wants. Only questions about all samples at once count.
-        averaged: whether a gradient was asked for more than once at the same point.
         gradients: gradients asked for at all samples at once.
         first: `(n,)` how many of them it took until the logits shown with one were what
             the adversary wants; 0 where they never were.
@@ -39,8 +38,8 @@ class Watch:
         may_drop: bool = False,
     ) -> None:
         self.found = torch.zeros(len(clean), dtype=torch.bool, device=own.device)
-        self.averaged = False
         self.gradients = 0
+        self._asked = self._repeated = 0
         self.first = torch.zeros(len(clean), dtype=torch.long, device=own.device)
         self._clean, self._criterion, self._own = clean, criterion, own
         self._radius = radius
@@ -71,11 +70,17 @@ class Watch:
             self.gradients += 1
             new = self._criterion.succeeded(logits) & (self.first == 0)
             self.first.masked_fill_(new, self.gradients)
+        before = self._last
         if len(features) > n:
-            self.averaged |= torch.equal(features[:n], features[n : 2 * n])
-        elif self._last is not None:
-            self.averaged |= torch.equal(features, self._last)
+            before, features = features[:n], features[n : 2 * n]
+        self._asked += 1
+        self._repeated += before is not None and torch.equal(features, before)
         self._last = features
+
+    @property
+    def averaged(self) -> bool:
+        """Whether half of the gradients or more were asked for at the last one's point."""
+        return self._repeated > 0 and 2 * self._repeated >= self._asked
 
     @property
     def late(self) -> Tensor:

@@ -90,7 +90,7 @@ def raised(*records):
 def test_a_sound_row_has_no_flag():
     row = (
         cell(pgd(), 40), cell(pgd(agents="all"), 0, **ALL),
-        cell(pgd(budget=1.0), 60), cell(pgd(steps=1), 80),
+        cell(pgd(budget=1.0), 60), cell(pgd(steps=20), 39),
         cell(pgd(budget=2.0), 50), oblivious("gaussian", 90),
         cell(("none", {"agents": "none"}), N, gradients=0, sets=[[]]),
     )  # fmt: skip
@@ -160,9 +160,20 @@ def test_only_the_same_threat_is_compared():
         assert raised(adaptive, weaker) == [set(), set()]
 
 
-def test_more_steps_must_not_help_the_defense():
-    row = cell(pgd(steps=1), 40), cell(pgd(steps=50), 50), cell(pgd(steps=50, x=1), 60)
+@pytest.mark.parametrize("option", ["steps", "restarts"])
+def test_more_effort_must_not_help_the_defense(option):
+    few, many = {option: 1}, {option: 50}
+    row = cell(pgd(**few), 40), cell(pgd(**many), 50), cell(pgd(**many, x=1), 60)
     assert raised(*row) == [set(), {"more-steps-weaker"}, set()]
+
+
+@pytest.mark.parametrize(
+    ("steps", "survive", "raises"),
+    [(20, 38, True), (20, 39, False), (19, 10, False), (40, 10, True)],
+)
+def test_twice_the_effort_must_not_hurt_it_much(steps, survive, raises):
+    row = cell(pgd(steps=10), 40), cell(pgd(steps=steps), survive)
+    assert raised(*row) == [{"attack-not-converged"} if raises else set(), set()]
 
 
 def test_nobody_changes_nothing():

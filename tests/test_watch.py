@@ -85,6 +85,8 @@ def test_averaging_is_seen_in_a_row_and_side_by_side(clean):
         ([clean.features, clean.features.clone()], True),
         ([torch.cat([clean.features, clean.features])], True),
         ([torch.cat([clean.features, clean.features + 1])], False),
+        ([clean.features + step for step in (0, 0, 1, 2)], False),  # one of four
+        ([clean.features + step for step in (0, 0, 1, 1)], True),
     ):
         watch = watching(clean)
         for features in asked:
