@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ._errors import ContractError
 from .defense import FusionCenter
+from .observation import Observation
 from .references import decide, predictions
 from .results.record import Certificate
 from .scenario import Scenario
@@ -53,6 +54,42 @@ def certificates(fusion_center: FusionCenter, scenario: Scenario) -> list[Certif
             alpha = fusion_center.facts.get("alpha", 0.001)
             found.append(_certificate("l2", sizes, 1.0 - float(alpha)))
     return found
+
+
+def contradicted(
+    fusion_center: FusionCenter,
+    clean: Observation,
+    compromised: Tensor,
+    before: Tensor,
+    after: Tensor,
+) -> None:
+    """Refuse certificates that an attack has proved wrong: no number may stand on them.
+
+    Args:
+        fusion_center: with or without `certify`.
+        clean: the clean embeddings of `n` samples.
+        compromised: `(n, agents)` agents under the adversary's control.
+        before, after: `(n,)` decisions on clean and on attacked embeddings.
+
+    Raises:
+        ContractError: a decision changed although it is certified for as many agents.
+    """
+    certify = getattr(fusion_center, "certify", None)
+    if not callable(certify):
+        return
+    name = type(fusion_center).__name__
+    corrupted = (compromised & clean.observed).sum(dim=1)
+    changed = (before != after) & (corrupted > 0)
+    for count in sorted(set(corrupted[changed].tolist())):
+        given = clean[changed & (corrupted == count)]
+        with torch.no_grad():
+            held = _checked(certify(given, count), given, name, "certify").bool()
+        if held.any():
+            raise ContractError(
+                f"{name}.certify: expected certified decisions to stand, got"
+                f" {int(held.sum())} of {len(before)} that {count} corrupted agents"
+                " changed: the certificate is contradicted"
+            )
 
 
 def _certificate(kind: str, radius: Tensor, confidence: float) -> Certificate:

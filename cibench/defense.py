@@ -118,6 +118,14 @@ class FusionCenter(nn.Module, ABC):
         """
         return self
 
+    def with_effort(self, factor: int) -> FusionCenter | None:
+        """This fusion center with `factor` times the steps of its solver.
+
+        None where it has no solver, or none whose steps can be raised. The harness
+        compares both, to see whether a defense lives on stopping early.
+        """
+        return None
+
     def forward(self, observation: Observation) -> Decision:
         """Decide, counting blocks that are non-finite or absurdly large as missing.
 

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 
 from ._errors import ContractError
+from .certificates import contradicted
 from .defense import AbstractDefense, FusionCenter
 from .embedding import Training
 from .embedding.train import mean_features
 from .manifold import recovery_error
 from .metrics import balanced_accuracy, majority_share, proportion
 from .observation import Observation
+from .probing import Signs, probed
 from .references import References, decide, facing, meet, predictions
 from .results import Metrics, Outcomes, Proportion, Timings
 from .scenario import Cost, Draw, Scenario, set_names
+from .watch import Watch
 from .witness import witness_tensors
 
 #: Statuses of a solver that did what was asked: converged, no agents, fixed steps.
@@ -92,6 +95,8 @@ class Evaluation:
     fitted: dict[str, float | int | str]
     transfer_breaks: float | None
     unusable_gradients: float | None
+    probes: dict[str, float]
+    """What was measured to raise flags: see `cibench.probing`."""
     witness: dict[str, Tensor]
     """What the fusion center received where agents are compromised: see `witness`."""
     draws: list[Draw]
@@ -147,15 +152,20 @@ def evaluate(
             undefended=training.undefended,
             defended=fusion_center,
         )
+    signs = Signs(scenario, clean_decision.logits, training.undefended)
     for index, draw in enumerate(met.draws):
         report("attack")
         deployed = facing(fusion_center, draw)
+        watches: list[Watch] = []
         started = time.perf_counter()
         if same:
             sent = references.observations[index]
         else:
             sent, spent = scenario.run(
-                draw, undefended=training.undefended, defended=deployed
+                draw,
+                undefended=training.undefended,
+                defended=deployed,
+                watches=watches,
             )
             cost += spent
         attack_seconds += time.perf_counter() - started
@@ -167,7 +177,10 @@ def evaluate(
         recovery = None
         if decision.purified is not None:
             recovery = recovery_error(decision.purified, scenario.clean, mean)
-        worst.add(predictions(decision), draw, counted, recovery, decision.status, sent)
+        decided = predictions(decision)
+        contradicted(deployed, scenario.clean, draw.compromised, clean, decided)
+        worst.add(decided, draw, counted, recovery, decision.status, sent)
+        signs.add(draw, watches, sent, decision.logits, decided)
         if not same:
             transferred, _ = decide(deployed, met.observations[index])
             transfer_worst.add(predictions(transferred), draw, counted)
@@ -184,6 +197,10 @@ def evaluate(
     assert genie is not None
     assert worst.compromised is not None
     hardest = min(range(runs), key=lambda index: worst.correct[index])
+    probes: dict[str, float] = {}
+    if probed(scenario, cost.gradients):
+        report("probe")
+        probes = signs.measured(fusion_center, attacked == labels)
     hurt = [agents for agents in met.draws[hardest].sets if agents is not None]
     transfer_breaks = None
     if transfer_worst.prediction is not None:
@@ -252,6 +269,7 @@ def evaluate(
         fitted=fusion_center.facts,
         transfer_breaks=transfer_breaks,
         unusable_gradients=cost.unusable / cost.gradients if cost.gradients else None,
+        probes=probes,
         witness=witness_tensors(worst.features, worst.observed, worst.compromised),
         draws=met.draws,
         undefended=_same_model(fusion_center, training.undefended),

@@ -2,85 +2,78 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from ._flag_meanings import FLAGS as FLAGS
+from ._flag_meanings import FlagMeaning as FlagMeaning
 
 if TYPE_CHECKING:
     from .results.record import CellRecord, Metrics
 
 
-@dataclass(frozen=True)
-class FlagMeaning:
-    """When a flag is raised, what it means and what to do."""
-
-    raised_if: str
-    meaning: str
-    remedy: str
-
-
-#: Every flag a record may carry.
-FLAGS: dict[str, FlagMeaning] = {
-    "attack-too-weak": FlagMeaning(
-        "an unbounded attack with gradients leaves the undefended fusion center above 5 %",
-        "the attack proves nothing about any defense",
-        "use more steps, a larger step or another attack",
-    ),
-    "not-adaptive": FlagMeaning(
-        "the attack does not know the defense",
-        "the accuracy is an upper bound; an adversary who knows the defense may do better",
-        "run an attack with knowledge=adaptive",
-    ),
-    "transfer-beats-adaptive": FlagMeaning(
-        "attacking the undefended fusion center breaks over 1 % of the samples that the"
-        " adaptive attack does not break",
-        "gradients through the defense mislead the attack; the accuracy is too high",
-        "use restarts, another step or another attack",
-    ),
-    "gradient-unusable": FlagMeaning(
-        "over 1 % of the gradients the attack asked for were zero or not finite",
-        "the defense masks its gradients, so a gradient attack may miss",
-        "use knowledge=fusion beside it, a surrogate, or an attack by queries",
-    ),
-    "solver-not-converged": FlagMeaning(
-        "the defense's solver did not converge for over 1 % of the samples",
-        "robustness may come from stopping early",
-        "raise the defense's iteration limit and compare",
-    ),
-    "clean-drop": FlagMeaning(
-        "the defense costs more than 2 points of clean accuracy",
-        "part of the accuracy was given up before any attack",
-        "compare with the undefended fusion center, not with the attacked one alone",
-    ),
-    "below-majority": FlagMeaning(
-        "clean accuracy is not above the share of the largest class",
-        "always answering the largest class would do as well",
-        "look at balanced accuracy; train longer or choose another label",
-    ),
-    "blocks-rejected": FlagMeaning(
-        "blocks arrived non-finite, above 1e15 in magnitude or subnormal: they counted as"
-        " missing",
-        "the attack sent what no agent can mean",
-        "nothing, unless the attack did not intend it",
-    ),
-    "oracle-information": FlagMeaning(
-        "the defense is told which agents are corrupted",
-        "nobody can deploy it; it shows what knowing the corrupted agents would be worth",
-        "compare it with the genie, not with defenses that must find out themselves",
-    ),
-    "test-statistics": FlagMeaning(
-        "the data set was standardized with statistics of the test split",
-        "the numbers are for comparison with work that does so",
-        "use the data set's standardize=train",
-    ),
-    "partial": FlagMeaning(
-        "the run used part of the test samples (--quick)",
-        "for trying out only; never to be published",
-        "run without --quick",
-    ),
-}
-
 #: Flags that tell of an attack, whatever the defense is.
-OF_ATTACKS = frozenset({"attack-too-weak", "blocks-rejected"})
+OF_ATTACKS = frozenset(
+    {
+        "attack-misses-planted",
+        "attack-not-converged",
+        "attack-too-weak",
+        "blocks-rejected",
+        "lost-success",
+        "more-steps-weaker",
+        "no-progress",
+        "not-monotone",
+    }
+)
+
+#: Flags that need several cells: `cibench.sanity` raises them, no record holds them.
+OF_ROWS = frozenset(
+    {
+        "attack-broken",
+        "beaten-by-weaker",
+        "changes-without-attack",
+        "more-steps-weaker",
+        "not-monotone",
+    }
+)
+
+#: Flags that tell of masked gradients: the accuracy may be that of a blinded attack.
+OF_MASKING = frozenset(
+    {
+        "attack-broken",
+        "attack-misses-planted",
+        "beaten-by-weaker",
+        "gradient-unusable",
+        "gradient-wrong",
+        "randomized-without-eot",
+        "solver-budget",
+        "solver-not-converged",
+        "transfer-beats-adaptive",
+    }
+)
+
+
+def of_probes(probes: Mapping[str, float]) -> dict[str, bool]:
+    """Which flags the numbers measured beside a cell's accuracy raise; see `FLAGS`.
+
+    Args:
+        probes: by name; what was not measured is absent and raises nothing.
+    """
+
+    def above(name: str, limit: float) -> bool:
+        return probes.get(name, 0.0) > limit
+
+    return {
+        "gradient-wrong": probes.get("gradient_cosine", 1.0) < 0.9
+        or probes.get("gradient_descends", 1.0) < 0.75,
+        "randomized-without-eot": above("answers_differ", 0.01)
+        and not above("answers_differ_averaged", 0.0),
+        "lost-success": above("lost_success", 0.01),
+        "no-progress": above("no_progress", 0.05),
+        "attack-not-converged": above("broken_late", 0.01),
+        "attack-misses-planted": above("planted_missed", 0.05),
+        "solver-budget": above("more_solver_steps", 0.01),
+    }
 
 
 def _left_standing(record: CellRecord, metrics: Metrics) -> float:
@@ -110,6 +103,7 @@ def raise_flags(
     unusable_gradients: float | None,
     oracle: bool = False,
     undefended: bool = False,
+    optimizes: bool = False,
 ) -> tuple[str, ...]:
     """The flags of a finished cell, sorted.
 
@@ -122,6 +116,7 @@ def raise_flags(
         oracle: whether the defense is told which agents are corrupted.
         undefended: whether the fusion center is the undefended one, all of which an
             attacker of the undefended knows.
+        optimizes: whether the defense optimizes at inference.
     """
     metrics = record.metrics
     if metrics is None:
@@ -136,14 +131,16 @@ def raise_flags(
         part for part in record.attack if part.knowledge in ("fusion", "adaptive")
     ]
     unbounded = all(part.budget is None for part in record.attack)
-    raised = {
+    adaptive = any(part.knowledge == "adaptive" for part in record.attack)
+    raised = of_probes(record.probes) | {
         "attack-too-weak": bool(knowing)
         and metrics.gradients > 0
         and unbounded
         and _left_standing(record, metrics) > 0.05,
-        "not-adaptive": not exact
-        and not undefended
-        and not any(part.knowledge == "adaptive" for part in record.attack),
+        "not-adaptive": not exact and not undefended and not adaptive,
+        "static-reference": optimizes
+        and adaptive
+        and metrics.attacked.value <= metrics.attacked_undefended.value,
         "transfer-beats-adaptive": (transfer_breaks or 0.0) > 0.01,
         "gradient-unusable": (unusable_gradients or 0.0) > 0.01,
         "solver-not-converged": (metrics.solver_not_converged or 0.0) > 0.01,

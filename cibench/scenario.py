@@ -23,6 +23,7 @@ from .observation import Observation
 from .seeds import scoped_generator
 from .threat import Criterion, Knowledge
 from .victim import Victim
+from .watch import Watch
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,9 +196,17 @@ class Scenario:
             )
 
     def run(
-        self, draw: Draw, *, undefended: FusionCenter, defended: FusionCenter
+        self,
+        draw: Draw,
+        *,
+        undefended: FusionCenter,
+        defended: FusionCenter,
+        watches: list[Watch] | None = None,
     ) -> tuple[Observation, Cost]:
         """Run every part of the attack on the clean embeddings and audit the result.
+
+        Args:
+            watches: takes one watch of each part, if given.
 
         Returns:
             What the fusion center receives, and what the attack asked for.
@@ -209,12 +218,24 @@ class Scenario:
         for part, (attack, mask) in enumerate(
             zip(self.attack, draw.masks, strict=True)
         ):
+            own, threat = mask & current.observed, attack.threat
+            watch = Watch(
+                current,
+                self.criterion,
+                own,
+                self.radius(part),
+                may_corrupt=threat.may_corrupt,
+                may_drop=threat.may_drop,
+            )
+            if watches is not None:
+                watches.append(watch)
             victim = Victim(
-                attack.threat.knowledge,
+                threat.knowledge,
                 undefended=undefended,
                 defended=defended,
-                own=mask & current.observed,
+                own=own,
                 recorded=self.recorded,
+                watch=None if watches is None else watch,
             )
             before = current
             current = attack(

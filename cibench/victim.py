@@ -14,6 +14,7 @@ from ._errors import KnowledgeError
 from .defense import SURROGATE, Decision, FusionCenter
 from .observation import Observation
 from .threat import Knowledge
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .manifold import Manifold
@@ -38,6 +39,7 @@ class Victim:
             `adaptive` (answers and gradients).
         own: `(n, agents)` blocks the adversary controls, to judge its gradients by.
         recorded: clean training embeddings and labels, see `recordings`.
+        watch: takes note of what is asked of the deployed fusion center.
 
     Attributes:
         queries: samples answered so far.
@@ -54,8 +56,11 @@ class Victim:
         defended: FusionCenter,
         own: Tensor | None = None,
         recorded: tuple[Observation, Tensor] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.__own = own
+        # What is learned of the undefended fusion center says nothing of the deployed one.
+        self.__watch = None if knowledge is Knowledge.FUSION else watch
         self.__recorded = recorded
         self.__knowledge = knowledge
         self.__tally = _Tally()
@@ -128,6 +133,7 @@ class Victim:
             )
         weaker = copy.copy(self)
         weaker.__knowledge, weaker.__model = Knowledge.FUSION, self.__undefended
+        weaker.__watch = None
         return weaker
 
     def logits(self, observation: Observation) -> Tensor:
@@ -145,7 +151,9 @@ class Victim:
         self.__tally.queries += len(observation)
         with torch.no_grad():
             decision: Decision = model(observation)
-            return decision.logits
+        if self.__watch is not None:
+            self.__watch.answered(observation, decision.logits, decision.abstained)
+        return decision.logits
 
     def recordings(self) -> tuple[Observation, Tensor]:
         """Clean training embeddings and their `(k,)` labels, recorded by the adversary.
@@ -217,9 +225,15 @@ class Victim:
                 (gradient,) = torch.autograd.grad(own.sum(), features)
             gradients.append(gradient)
             answers.append(logits.detach())
-        found = torch.cat(gradients)
+        found, shown = torch.cat(gradients), torch.cat(answers)
         self.__tally.unusable += int(self._unusable(observation, found).sum())
-        return found, torch.cat(answers)
+        if self.__watch is not None:
+            self.__watch.differentiated(observation.features.detach().clone(), shown)
+            # Where a surrogate stands in, its answers are not the deployed ones.
+            plain = type(whole).surrogate is FusionCenter.surrogate
+            if plain and route == SURROGATE:
+                self.__watch.answered(observation, shown)
+        return found, shown
 
     def _unusable(self, observation: Observation, gradient: Tensor) -> Tensor:
         norms = observation.layout.block_norms(gradient.double())

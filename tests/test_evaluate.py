@@ -26,7 +26,7 @@ from cibench import (
 from cibench.embedding import RECIPES
 from cibench.execute.describe import median_norms
 from cibench.execute.store import ArtifactStore
-from cibench.flags import FLAGS, raise_flags
+from cibench.flags import FLAGS, OF_ATTACKS, OF_MASKING, OF_ROWS, raise_flags
 from cibench.grid import expand
 from cibench.metrics import balanced_accuracy, majority_share, proportion
 from cibench.references import decide, predictions
@@ -716,7 +716,7 @@ def test_a_larger_budget_and_more_steps_never_help_the_defense():
 
 
 def record_of(
-    attacks=("pgd",), defense="copur", knowledge="adaptive", budget=None, **m
+    attacks=("pgd",), defense="copur", knowledge="adaptive", budget=None, probes=(), **m
 ):
     def component(name):
         return Component(
@@ -754,7 +754,7 @@ def record_of(
         timings=Timings(
             fit_seconds=0, attack_seconds=0, predict_seconds=0, milliseconds_per_sample=1
         ),
-        environment={}, device="cpu", created="now",
+        environment={}, device="cpu", created="now", probes=dict(probes),
     )  # fmt: skip
 
 
@@ -762,9 +762,14 @@ def flags_of(given):
     options = {
         "partial": False, "test_statistics": False, "transfer_breaks": None,
         "unusable_gradients": None, "oracle": False, "undefended": False,
+        "optimizes": False,
     }  # fmt: skip
     measured = {k: given.pop(k) for k in list(given) if k in options}
     return set(raise_flags(record_of(**given), **{**options, **measured}))
+
+
+def probed(**values):
+    return {"probes": tuple(values.items())}
 
 
 CASES = {
@@ -800,13 +805,39 @@ CASES = {
     ),
     "blocks-rejected": ([{"rejected_blocks": 1}], [{"rejected_blocks": 0}]),
     "oracle-information": ([{"oracle": True}], [{}]),
+    "gradient-wrong": (
+        [probed(gradient_cosine=0.89), probed(gradient_descends=0.74),
+         probed(gradient_cosine=1.0, gradient_descends=0.5)],
+        [probed(gradient_cosine=0.9, gradient_descends=0.75), probed()],
+    ),
+    "randomized-without-eot": (
+        [probed(answers_differ=0.02, answers_differ_averaged=0.0)],
+        [probed(answers_differ=0.01), probed(answers_differ=0.0),
+         probed(answers_differ=1.0, answers_differ_averaged=1.0)],
+    ),
+    "lost-success": ([probed(lost_success=0.02)], [probed(lost_success=0.01)]),
+    "no-progress": ([probed(no_progress=0.06)], [probed(no_progress=0.05)]),
+    "attack-not-converged": ([probed(broken_late=0.02)], [probed(broken_late=0.01)]),
+    "attack-misses-planted": (
+        [probed(planted_missed=0.06)], [probed(planted_missed=0.05)],
+    ),
+    "solver-budget": (
+        [probed(more_solver_steps=0.02)], [probed(more_solver_steps=0.01)],
+    ),
+    "static-reference": (
+        [{"optimizes": True, "attacked": 40}],
+        [{"optimizes": True, "attacked": 41}, {"attacked": 40},
+         {"optimizes": True, "attacked": 40, "knowledge": "fusion"}],
+    ),
     "test-statistics": ([{"test_statistics": True}], [{}]),
     "partial": ([{"partial": True}], [{}]),
 }  # fmt: skip
 
 
 def test_every_flag_has_a_case_and_a_meaning():
-    assert set(CASES) == set(FLAGS)
+    assert set(CASES) | OF_ROWS == set(FLAGS)
+    assert not set(CASES) & OF_ROWS
+    assert set(FLAGS) > OF_ATTACKS | OF_MASKING
     for meaning in FLAGS.values():
         assert meaning.raised_if
         assert meaning.meaning

@@ -136,6 +136,7 @@ class Runner:
             outcomes=found.outcomes,
             timings=found.timings,
             certificates=proved,
+            probes={k: float(f"{v:.4g}") for k, v in sorted(found.probes.items())},
             fitted=dict(found.fitted),
         )
         # What a defense reports about itself may not survive JSON.
@@ -148,6 +149,7 @@ class Runner:
             unusable_gradients=found.unusable_gradients,
             oracle=cell.defense.configured.capabilities.needs_corrupted_agents,
             undefended=found.undefended,
+            optimizes=cell.defense.configured.capabilities.optimizes_at_inference,
         )
         finished = msgspec.structs.replace(finished, flags=list(flags))
         if not self.settings.witnesses:

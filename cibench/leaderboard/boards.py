@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .._version import PROTOCOL
 from ..flags import FLAGS
+from ..sanity import flagged
 from ..study import Study
 from .assembly import make_board
 from .command import plain_slug, unique
@@ -41,6 +43,8 @@ def make_leaderboard(
     Raises:
         UsageError: two entries have different numbers for one cell.
     """
+    # What one entry brings raises no flag on another's records.
+    entries = [replace(entry, records=flagged(entry.records)) for entry in entries]
     groups = gather(entries, suite)
     specs = {scenario.attack for scenario in suite.scenarios}
     for group in groups:

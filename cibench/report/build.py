@@ -20,6 +20,7 @@ from ..results.table import (
     interval_note,
     threat_notes,
 )
+from ..sanity import flagged
 from ..study import Published, StudyPart, StudyRun
 from .claims import verdicts
 from .compare import measured, ranked
@@ -83,6 +84,7 @@ def of_records(name: str, records: Iterable[CellRecord]) -> Report:
 def of_study(run: StudyRun, records: Sequence[CellRecord]) -> Report:
     """The report of a study: a panel per protocol, data set and scenario; the claims."""
     panels: list[Panel] = []
+    records = flagged(records)
     used: set[str] = set()
     asked = finished = 0
     for part in run.parts:

@@ -182,6 +182,8 @@ class CellRecord(_Base, frozen=True, kw_only=True):
     certificates: list[Certificate] = []
     """Of cells in which no agent is compromised: certificates speak of clean embeddings."""
     flags: list[str] = []
+    probes: dict[str, float] = {}
+    """What was measured to raise flags, by name: see `cibench.flags.of_probes`."""
     notes: list[str] = []
     environment: dict[str, str]
     device: str

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..flags import FLAGS
+from ..sanity import flagged
 from ..statistics import deviation, mean
 from .record import CellRecord, Metrics
 from .rows import Row, rows
@@ -44,9 +45,12 @@ def tables(records: Iterable[CellRecord]) -> list[Table]:
 
 
 def groups(records: Iterable[CellRecord]) -> list[list[CellRecord]]:
-    """Records that may share a table: one data set, attack, embedding and protocol."""
+    """Records that may share a table: one data set, attack, embedding and protocol.
+
+    They carry the flags that other attacks on the same defense raise.
+    """
     found: dict[tuple[str, ...], list[CellRecord]] = {}
-    for record in sorted(records, key=_order):
+    for record in sorted(flagged(records), key=_order):
         embedding = repr(sorted(record.embedding.items()))
         group = (
             *(record.dataset.spec, attack_spec(record), record.fingerprint),
@@ -171,7 +175,20 @@ def _scope(records: Sequence[CellRecord]) -> list[str]:
         f" {', '.join(map(str, seeds))}{spread}; undefended without attack {clean};"
         f" interval: {interval_note(records)}"
     )
-    return lines
+    return lines + _cost(found)
+
+
+def _cost(found: Sequence[Metrics]) -> list[str]:
+    """What the attack asked of the model, which says how hard it tried."""
+    texts, n = [], max(1, found[0].clean.n)
+    for name, asked in (
+        ("gradients", [m.gradients for m in found]),
+        ("answers", [m.queries for m in found]),
+    ):
+        low, high = round(min(asked) / n), round(max(asked) / n)
+        if high:
+            texts.append(f"{low if low == high else f'{low} to {high}'} {name}")
+    return [f"the attack asked for {' and '.join(texts)} per sample"] * bool(texts)
 
 
 def threat_notes(record: CellRecord) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ..flags import FLAGS
+from ..flags import FLAGS, OF_ROWS, of_probes
 from ..results.record import CellRecord, Metrics, Outcomes
 
 #: Flags that a record's own numbers raise or do not raise.
@@ -15,6 +15,7 @@ _FOLLOWS: Final = (
     "blocks-rejected",
     "clean-drop",
     "solver-not-converged",
+    *of_probes({}),
 )
 
 
@@ -27,13 +28,13 @@ def flag_faults(
     use, are seen only by running the cell again.
     """
     present = set(record.flags)
-    unknown = present - set(FLAGS)
+    unknown = present - set(FLAGS) | present & OF_ROWS
     if unknown:
         yield f"flags: expected known ones, got {min(unknown)[:40]!a}"
     if sorted(present) != record.flags:
         yield "flags: expected each once and sorted, got them otherwise"
     clean, plain = metrics.clean.value, metrics.clean_undefended.value
-    raised = {
+    raised = of_probes(record.probes) | {
         "attack-too-weak": _too_weak(record, metrics, outcomes),
         "below-majority": clean <= metrics.majority_share,
         "blocks-rejected": metrics.rejected_blocks > 0,

@@ -1,0 +1,220 @@
+"""Planted counter-examples: an attack must find a point that is known to exist.
+
+For each sample a reachable point is drawn: another sample's blocks in place of the
+compromised ones, within the budget. A two-class head is then grafted on the frozen
+defense's logits z: it answers 0 where
+
+    t(z) = <z - z_clean, z_planted - z_clean> / ||z_planted - z_clean||^2
+
+is below one half, and 1 above. So t is 0 at the clean embedding, which is answered
+rightly, and 1 at the planted point, which is not. An attack that does not find a point with
+t above one half has failed, whatever the defense is worth. Where a surrogate stands in for
+the decision, the head on its logits is as good: a vote may not move as its surrogate does.
+The attack is stopped as soon as it has found all it can.
+
+Source: the binarization test of Zimmermann, Brendel, Tramer and Carlini 2022, with one
+direction of the logits per sample instead of a trained readout, because an adversary of a
+fusion center reaches what follows the defense by its logits alone.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from .attack import AbstractAttack, project
+from .defense import Decision, FusionCenter
+from .observation import Observation
+from .threat import Criterion
+from .victim import Victim
+from .watch import Watch
+
+#: Points drawn for a sample; the one that moves its logits most is planted.
+DRAWS = 4
+#: Least change of the logits, as a share of the largest, for a point to count as one.
+LEAST = 1e-3
+#: Fewer samples with a planted point than this say nothing.
+ENOUGH = 8
+
+
+class _AllFound(BaseException):
+    """Every planted point is found: the attack need not go on."""
+
+
+@final
+class Grafted(FusionCenter):
+    """A defense behind a two-class head that is wrong at a planted point.
+
+    Args:
+        center: the frozen defense.
+        clean: clean embeddings of `n` samples.
+        planted: what arrives at the planted points.
+        own: `(n, agents)` compromised blocks: the others tell samples apart.
+
+    Attributes:
+        watch: if set, sees every answer; once all that can be found is, an answer stops
+            the attack.
+    """
+
+    def __init__(
+        self,
+        center: FusionCenter,
+        clean: Observation,
+        planted: Observation,
+        own: Tensor,
+    ) -> None:
+        super().__init__()
+        self.watch: Watch | None = None
+        self.center = center
+        self.samples_per_chunk = 2**62  # the defense cuts its own pieces
+        self._features = clean.filled(0.0)
+        self._honest = ~clean.layout.expand(own)
+        with torch.no_grad():
+            decided = [center(each).logits for each in (clean, planted)]
+            shown = [center.differentiable_logits(each) for each in (clean, planted)]
+        self._decided, self._shown = _direction(*decided), _direction(*shown)
+        moved = torch.linalg.vector_norm(decided[1] - decided[0], dim=1)
+        largest = torch.maximum(decided[0].abs().amax(1), decided[1].abs().amax(1))
+        #: How far the planted point moves each sample's logits.
+        self.moved = moved
+        #: `(n,)` samples that have a planted point.
+        self.has_point = moved > LEAST * largest
+
+    def decide(self, observation: Observation) -> Decision:
+        """The grafted head on the defense's decision."""
+        return Decision(
+            logits=self._head(
+                observation, self.center(observation).logits, self._decided
+            )
+        )
+
+    def surrogate(self, observation: Observation) -> Tensor:
+        """The grafted head on what the defense shows an adversary."""
+        logits = self.center.differentiable_logits(observation)
+        return self._head(observation, logits, self._shown)
+
+    def _head(
+        self, observation: Observation, logits: Tensor, of: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        rows = self._rows(observation)
+        start, direction = of[0][rows], of[1][rows]
+        t = ((logits - start) * direction).sum(dim=1)
+        grafted = torch.stack([0.5 - t, t - 0.5], dim=1)
+        if self.watch is not None:
+            self.watch.answered(observation, grafted.detach())
+            if (self.watch.found | ~self.has_point).all():
+                raise _AllFound
+        return grafted
+
+    def _rows(self, observation: Observation) -> Tensor:
+        """Which sample each row is: by its place, or by its honest blocks."""
+        n, features = len(self._features), observation.features.detach()
+        if len(observation) == n:
+            return torch.arange(n, device=features.device)
+        same = (features[:, None] == self._features) | ~self._honest
+        return same.all(dim=2).to(torch.uint8).argmax(dim=1)
+
+
+def _direction(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    change = end - start
+    square = change.square().sum(dim=1, keepdim=True)
+    return start, change / square.clamp_min(torch.finfo(change.dtype).tiny)
+
+
+def planted_missed(
+    center: FusionCenter,
+    attack: AbstractAttack,
+    clean: Observation,
+    donors: Observation,
+    *,
+    compromised: Tensor,
+    radius: Tensor | None,
+    targeted: bool,
+    recorded: tuple[Observation, Tensor] | None,
+    generator: torch.Generator,
+) -> float | None:
+    """Share of planted points that an attack misses; None with fewer than `ENOUGH`.
+
+    None, too, for an attack that cannot be run on two classes.
+
+    Args:
+        center: the defense.
+        clean: clean embeddings of `n` samples.
+        donors: clean embeddings whose blocks are sent at planted points.
+        compromised: `(n, agents)` blocks the adversary controls.
+        radius: `(agents,)` largest norm of a block's change; None for no bound.
+        targeted: whether the attack is told the class to reach.
+        recorded: clean training embeddings and labels, as in `Victim`.
+        generator: draws the points and serves the attack.
+    """
+    own = compromised & clean.observed
+    best: Grafted | None = None
+    point = clean
+    for _ in range(DRAWS):
+        drawn = _reachable(clean, donors, own, radius, generator)
+        grafted = Grafted(center, clean, drawn, own)
+        if best is None:
+            best, point = grafted, drawn
+            continue
+        further = (grafted.moved > best.moved)[:, None]
+        features = torch.where(further, drawn.features, point.features)
+        point = clean.with_features(features)
+        best = Grafted(center, clean, point, own)
+    assert best is not None
+    if best.has_point.sum() < ENOUGH:
+        return None
+    labels = torch.zeros(len(clean), dtype=torch.long, device=own.device)
+    criterion = Criterion(labels, torch.ones_like(labels) if targeted else None)
+    victim = Victim(
+        attack.threat.knowledge,
+        undefended=best,
+        defended=best,
+        own=own,
+        recorded=None if recorded is None else (recorded[0], _others(recorded[1])),
+    )
+    best.watch = Watch(clean, criterion, own, radius)
+    try:
+        sent = attack(
+            victim,
+            clean,
+            criterion,
+            compromised=compromised,
+            radius=radius,
+            generator=generator,
+        )
+    except _AllFound:
+        return 0.0
+    except Exception:  # it may ask for classes that the grafted head lacks
+        return None
+    best.watch = None
+    with torch.no_grad():
+        shown = best.differentiable_logits(sent)
+        found = criterion.succeeded(best(sent).logits) | criterion.succeeded(shown)
+        # A defense that answers by chance may answer otherwise this time.
+        wrong = criterion.succeeded(best(point).logits) & best.has_point
+    return float((~found)[wrong].double().mean()) if wrong.sum() >= ENOUGH else None
+
+
+def _others(labels: Tensor) -> Tensor:
+    """Recorded samples are of the class that is wrong for every clean embedding."""
+    return torch.ones_like(labels)
+
+
+def _reachable(
+    clean: Observation,
+    donors: Observation,
+    own: Tensor,
+    radius: Tensor | None,
+    generator: torch.Generator,
+) -> Observation:
+    """Other samples' blocks, where their agents were heard, within the budget."""
+    drawn = torch.randint(len(donors), (len(clean),), generator=generator)
+    given = donors[drawn.to(own.device)]
+    sent = torch.where(
+        clean.layout.expand(own & given.observed), given.features, clean.features
+    )
+    if radius is not None:
+        sent = project(sent, clean, radius)
+    return clean.with_features(sent)

@@ -1,0 +1,1 @@
+"""Defenses that look robust because they blind an attack: for tests of the flags."""

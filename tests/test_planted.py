@@ -1,0 +1,144 @@
+"""Planted counter-examples: there by construction, found by sound attacks only."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from cibench import AbstractAttack, Decision, FusionCenter
+from cibench.planted import ENOUGH, Grafted, planted_missed
+from cibench_plugins.attacks.apgd import APGD
+from cibench_plugins.attacks.pgd import PGD
+from helpers import Plain, everyone, layout_of, linear_head, mlp_head, normal, seeded
+
+LAYOUT = layout_of(6, 4, 5)
+N = 20
+MASK = torch.tensor([[True, False, False]]).repeat(N, 1)
+
+
+@pytest.fixture
+def clean():
+    return everyone(normal(N, LAYOUT.width), LAYOUT)
+
+
+@pytest.fixture
+def donors():
+    return everyone(normal(50, LAYOUT.width, seed=1), LAYOUT)
+
+
+def missed(center, attack, clean, donors, *, radius=None, targeted=False, mask=MASK):
+    return planted_missed(
+        center,
+        attack,
+        clean,
+        donors,
+        compromised=mask,
+        radius=radius,
+        targeted=targeted,
+        recorded=None,
+        generator=seeded(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idle(AbstractAttack):
+    """Knows everything and does nothing, or fails."""
+
+    name: ClassVar[str] = "idle"
+    knowledge: str = "adaptive"
+    fails: bool = False
+
+    def run(self, victim, observation, criterion, **rest):
+        if self.fails:
+            return observation.with_features(victim.logits(observation)[:, [9]])
+        return observation
+
+
+class Rounded(Plain):
+    """The derivative of what it decides is zero."""
+
+    def decide(self, observation):
+        return super().decide(observation.with_features(observation.filled().round()))
+
+
+def test_the_clean_point_is_right_and_the_planted_one_is_wrong(clean, donors):
+    center = Plain(mlp_head(LAYOUT.width, 4))
+    features = clean.features.clone()
+    features[:, :6] = donors.features[:N, :6]
+    planted = clean.with_features(features)
+    grafted = Grafted(center, clean, planted, MASK)
+    assert grafted.has_point.all()
+    start, end = grafted(clean).logits, grafted(planted).logits
+    half = torch.tensor([0.5, -0.5], dtype=torch.float64)
+    torch.testing.assert_close(start, half.expand(N, 2))
+    torch.testing.assert_close(end, -half.expand(N, 2))
+    # Its own gradient: t is the projection on the line between the two.
+    change = center(planted).logits - center(clean).logits
+    half_way = clean.with_features((clean.features + features) / 2)
+    moved = center(half_way).logits - center(clean).logits
+    t = (moved * change).sum(1) / change.square().sum(1)
+    torch.testing.assert_close(grafted(half_way).logits[:, 1], t - 0.5)
+    torch.testing.assert_close(
+        grafted.differentiable_logits(half_way), grafted(half_way).logits
+    )
+
+
+def test_samples_are_told_by_their_honest_blocks(clean, donors):
+    center = Plain(mlp_head(LAYOUT.width, 4))
+    features = clean.features.clone()
+    features[:, :6] = donors.features[:N, :6]
+    grafted = Grafted(center, clean, clean.with_features(features), MASK)
+    some = torch.tensor([7, 3, 11])
+    torch.testing.assert_close(
+        grafted(clean.with_features(features)[some]).logits,
+        grafted(clean.with_features(features)).logits[some],
+    )
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("radius", [None, torch.full((3,), 0.7)])
+@pytest.mark.parametrize("attack", [PGD(agents="1"), APGD(agents="1", steps=20)])
+def test_sound_attacks_find_them(clean, donors, attack, radius, targeted):
+    for head in (linear_head(LAYOUT.width, 4), mlp_head(LAYOUT.width, 4)):
+        found = missed(
+            Plain(head), attack, clean, donors, radius=radius, targeted=targeted
+        )
+        assert found <= 0.05
+
+
+def test_an_attack_that_does_nothing_misses_all(clean, donors):
+    center = Plain(mlp_head(LAYOUT.width, 4))
+    assert missed(center, Idle(agents="1"), clean, donors) == 1.0
+
+
+def test_a_blinded_attack_misses(clean, donors):
+    center = Rounded(mlp_head(LAYOUT.width, 4))
+    attack = PGD(agents="1", restarts=1)
+    assert missed(center, attack, clean, donors) == 1.0
+
+
+def test_nothing_is_said_where_nothing_can_be_planted(clean, donors):
+    class Deaf(FusionCenter):
+        def decide(self, observation):
+            return Decision(logits=observation.filled()[:, 6:9])
+
+    attack = PGD(agents="1")
+    assert missed(Deaf(), attack, clean, donors) is None
+    few = ENOUGH - 1
+    center = Plain(linear_head(LAYOUT.width, 4))
+    assert missed(center, attack, clean[:few], donors, mask=MASK[:few]) is None
+    assert missed(center, Idle(agents="1", fails=True), clean, donors) is None
+
+
+def test_it_stops_once_all_are_found(clean, donors):
+    class Counting(Plain):
+        asked = 0
+
+        def decide(self, observation):
+            type(self).asked += 1
+            return super().decide(observation)
+
+    center = Counting(linear_head(LAYOUT.width, 4))
+    assert missed(center, PGD(agents="1", steps=1000), clean, donors) == 0.0
+    assert Counting.asked < 100
