@@ -21,7 +21,7 @@ from .embedding.train import mean_features
 from .manifold import recovery_error
 from .metrics import balanced_accuracy, majority_share, proportion
 from .observation import Observation
-from .probing import Signs, probed
+from .probing import Signs, in_reach, probed
 from .references import References, decide, facing, meet, predictions
 from .results import Metrics, Outcomes, Proportion, Timings
 from .scenario import Cost, Draw, Scenario, set_names
@@ -197,10 +197,10 @@ def evaluate(
     assert genie is not None
     assert worst.compromised is not None
     hardest = min(range(runs), key=lambda index: worst.correct[index])
-    probes: dict[str, float] = {}
+    probes = in_reach(undefended_worst.compromised, undefended, scenario)
     if probed(scenario, cost.gradients):
         report("probe")
-        probes = signs.measured(fusion_center, attacked == labels)
+        probes |= signs.measured(fusion_center, attacked == labels)
     hurt = [agents for agents in met.draws[hardest].sets if agents is not None]
     transfer_breaks = None
     if transfer_worst.prediction is not None:

@@ -85,7 +85,10 @@ def _left_standing(record: CellRecord, metrics: Metrics) -> float:
     # The other class is never the label itself.
     goals = [goal for goal in goals if goal not in ("other", "any")]
     if not goals or record.outcomes is None:
-        return metrics.attacked_undefended.value
+        # Samples whose compromised agents recorded nothing are out of reach.
+        return record.probes.get(
+            "undefended_in_reach", metrics.attacked_undefended.value
+        )
     named = goals[0] in record.classes
     goal = record.classes.index(goals[0]) if named else int(goals[0])
     outcomes = record.outcomes

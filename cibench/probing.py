@@ -181,6 +181,28 @@ class Signs:
         )
 
 
+def in_reach(
+    compromised: Tensor | None, decided: Tensor, scenario: Scenario
+) -> dict[str, float]:
+    """`undefended_in_reach`: accuracy where a compromised agent was heard at all.
+
+    An agent that recorded nothing has nothing to corrupt: that no attack moves such a
+    sample says nothing of the attack. Empty where there is none of them, or no other.
+
+    Args:
+        compromised: `(n, agents)` agents the adversary controlled.
+        decided: `(n,)` classes the undefended fusion center decided under attack.
+    """
+    counted = scenario.criterion.eligible
+    if compromised is None:
+        return {}
+    reached = counted & (compromised & scenario.clean.observed).any(dim=1)
+    if not reached.any() or torch.equal(reached, counted):
+        return {}
+    share = _share(decided == scenario.labels, reached)
+    return {} if share is None else {"undefended_in_reach": share}
+
+
 def probed(scenario: Scenario, gradients: int) -> bool:
     """Whether a cell is probed: its attack knows the defense and follows gradients."""
     knows = any(a.threat.knowledge is Knowledge.ADAPTIVE for a in scenario.attack)

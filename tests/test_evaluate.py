@@ -775,8 +775,10 @@ def probed(**values):
 CASES = {
     "attack-too-weak": (
         [{"attacked_undefended": 51}, {"attacks": ("missing", "pgd"),
-         "attacked_undefended": 999}],
-        [{"attacked_undefended": 50}, {"attacked_undefended": 900, "budget": 1.0},
+         "attacked_undefended": 999},
+         {"attacked_undefended": 0} | probed(undefended_in_reach=0.051)],
+        [{"attacked_undefended": 50},
+         {"attacked_undefended": 900} | probed(undefended_in_reach=0.05), {"attacked_undefended": 900, "budget": 1.0},
          {"attacked_undefended": 900, "knowledge": "oblivious"},
          {"attacked_undefended": 900, "gradients": 0}],
     ),

@@ -1,14 +1,14 @@
 """What a cell's draws and probes show: successes lost, steps without effect, chance."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
 import torch
 
 from cibench import AbstractAttack, Decision, FusionCenter
-from cibench.probing import Signs, probed
+from cibench.probing import Signs, in_reach, probed
 from cibench.references import decide, predictions
 from cibench.scenario import Scenario
 from cibench_plugins.attacks.flip import Flip
@@ -180,3 +180,22 @@ def test_only_adaptive_attacks_by_gradients_are_probed(center):
 def test_measuring_twice_gives_the_same(center):
     attack = PGD(agents="random:1", steps=4)
     assert signs_of(center, attack) == signs_of(center, attack)
+
+
+def test_samples_whose_agent_recorded_nothing_are_out_of_reach():
+    clean = observation_of(LAYOUT, 4)
+    observed = clean.observed.clone()
+    observed[2:, 1] = False
+    labels = torch.tensor([0, 1, 2, 0])
+    scenario = Scenario(
+        clean=replace(clean, observed=observed), labels=labels,
+        attack=(Flip(agents="2"),), specs=("flip:agents=2",),
+        median_norms=torch.ones(3), class_names=("a", "b", "c"), dataset="d", seed=0,
+    )  # fmt: skip
+    hit = torch.tensor([[False, True, False]]).repeat(4, 1)
+    decided = torch.tensor([0, 0, 2, 0])  # one of the two in reach stands
+    assert in_reach(hit, decided, scenario) == {"undefended_in_reach": 0.5}
+    # Nothing is out of reach, or everything: there is nothing to tell apart.
+    assert in_reach(hit.roll(1, dims=1) | hit.roll(-1, dims=1), decided, scenario) == {}
+    assert in_reach(hit & False, decided, scenario) == {}
+    assert in_reach(None, decided, scenario) == {}

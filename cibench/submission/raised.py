@@ -80,7 +80,8 @@ def _too_weak(record: CellRecord, metrics: Metrics, outcomes: Outcomes) -> bool:
         if part.counts_target and part.target not in ("other", "any")
     ]
     if not goals:
-        return metrics.attacked_undefended.value > 0.05
+        standing = metrics.attacked_undefended.value
+        return record.probes.get("undefended_in_reach", standing) > 0.05
     named = goals[0] in record.classes
     goal = record.classes.index(goals[0]) if named else int(goals[0])
     pairs = zip(outcomes.labels, outcomes.attacked_undefended, strict=True)
