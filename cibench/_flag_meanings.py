@@ -17,8 +17,8 @@ class FlagMeaning:
 #: Every flag a record or a row of a table may carry.
 FLAGS: dict[str, FlagMeaning] = {
     "attack-too-weak": FlagMeaning(
-        "an unbounded attack with gradients leaves the undefended fusion center above 5 % where"
-        " an agent that it controls was heard",
+        "an unbounded attack with gradients leaves the undefended fusion center above 5 %"
+        " where an agent that it controls was heard",
         "the attack proves nothing about any defense",
         "use more steps, a larger step or another attack",
     ),
