@@ -205,6 +205,47 @@ def test_a_defense_that_fails_does_not_stop_the_others(own):
     )
 
 
+def test_phases_are_reported_if_asked(own, monkeypatch, tmp_path):
+    monkeypatch.setenv("CIBENCH_CACHE", str(tmp_path / "fresh"))
+    code, _, err = own("-v", "--corrupted", "1")
+    assert code == 0
+    phases = [line.partition("] ")[2] for line in err.splitlines()[:-1]]
+    assert [phases[0], *phases[-2:]] == ["embedding", "fit", "certify"]
+
+
+def test_nothing_is_kept_without_a_cache(own, monkeypatch, tmp_path):
+    monkeypatch.setenv("CIBENCH_CACHE", str(tmp_path / "fresh"))
+    assert own("-q", "--corrupted", "1", "--no-cache")[0] == 0
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_what_only_a_glob_names_does_not_stop_the_others(own, monkeypatch):
+    from cibench.registry import PluginError, Registry
+
+    load = Registry.load
+
+    def broken(self, kind, name):
+        if name == "norm-clip":
+            raise PluginError("defense norm-clip cannot be loaded")
+        return load(self, kind, name)
+
+    monkeypatch.setattr(Registry, "load", broken)
+    code, out, err = own("-d", "norm*", "--corrupted", "1")
+    assert code == 1
+    mine, clip = rows_of(out)
+    assert mine["clean"] != ""
+    assert clip["why not more"] == "failed: defense norm-clip cannot be loaded"
+    assert err.splitlines()[-1].startswith("error: 1 of 2 cells failed; first: ")
+    assert own("-d", "norm-clip")[0] == 3
+    # Its files are nowhere; named, that ends the command.
+    code, out, _ = own("-q", "--dataset", "nuswid*", "--corrupted", "1")
+    assert (code, out.count("###")) == (1, 2)
+    assert "failed: nuswide" in out
+    # A sweep leaves out what has not the option, whatever the reason.
+    code, out, _ = own("-q", "-d", "norm*", "--sweep", "level=1,2")
+    assert (code, out.count("###")) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -257,6 +298,7 @@ def test_a_sweep_names_the_best_value_and_draws(own):
     assert upper - lower < 2e-3
     assert "- 1 corrupted: best level 4: " in out
     assert "- 3 corrupted: nothing is certified at any level" in out
+    assert err.splitlines()[-1] == "figure in x.svg"
     drawn = ET.parse("x.svg").getroot()
     assert drawn.tag.endswith("svg")
 
@@ -277,16 +319,16 @@ def test_rank_is_the_code_width_of_a_purifier(certify):
         *SMALL, "-q", "-d", "copur", "-d", "manifold-projection", "--sweep", "rank=1,2"
     )
     assert (code, err) == (0, "")
-    assert f"### {SET} · copur: by width" in out
-    assert f"### {SET} · manifold-projection: by width" in out
-    assert [row["width"] for row in rows_of(out)[:2]] == ["1", "2"]
+    assert f"### {SET} · copur: by rank" in out
+    assert f"### {SET} · manifold-projection: by rank" in out
+    assert [row["rank"] for row in rows_of(out)[:2]] == ["1", "2"]
 
 
 def test_a_rank_that_the_embedding_has_no_room_for_is_a_row(certify):
     code, out, _ = certify(*SMALL, "-q", "--sweep", "rank")
     assert code == 0
     last = rows_of(out)[-1]
-    assert last["width"] == "32"
+    assert last["rank"] == "32"
     assert "expected at most 15" in last["why nothing"]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from .._errors import CibenchError, EnvironmentFault, OptionError
 from ..execute.runner import Runner
@@ -44,46 +44,78 @@ class Certified:
     misfit: bool = False
 
 
-def check_cells(
+@dataclass(frozen=True)
+class Foreseen:
+    """What is known of a cell before anything is trained.
+
+    Args:
+        agents: of its data set; 0 where that cannot be had.
+        reasons: why a number of corrupted agents cannot be certified.
+        error: why there is nothing to certify; empty if there is.
+    """
+
+    agents: int = 0
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    error: str = ""
+
+
+def foresee(
     cells: Sequence[Cell],
     runner: Runner,
     *,
     corrupted: Sequence[int] | None,
     missing: int,
     warn: Callable[[str], None],
-) -> list[dict[int, str]]:
+) -> list[Foreseen]:
     """Find what cannot be certified before anything is trained or fitted.
 
+    A plugin that only a glob or `all` named does not stop the others.
+
     Args:
-        warn: told each reason once.
+        corrupted, missing: as `standing` takes them.
+        warn: told once why a number that was asked for cannot be certified.
 
     Returns:
-        For each cell why a number of corrupted agents cannot be certified.
+        What is known of each cell.
 
     Raises:
         UsageError: a number leaves nobody honest, or nobody heard.
-        DataError: a data set cannot be loaded.
+        DataError: a data set that was named cannot be loaded.
     """
-    known: list[dict[int, str]] = []
-    told: set[str] = set()
+    known, told = [], set()
     for cell in cells:
-        dataset = runner.data.dataset(cell)
-        layout, observed = dataset.layout, dataset.test.observation(dataset.layout)
-        heard = int(observed.observed.sum(dim=1).max())
-        check_budgets(layout, heard, max(corrupted or (0,)), missing, cell.dataset.spec)
-        numbers = range(1, heard) if corrupted is None else corrupted
-        found = {
-            number: reason
-            for number in numbers
-            if (reason := before_fit(cell.defense.configured, layout, number))
-        }
+        error = cell.defense.error or cell.dataset.error
+        try:
+            found = Foreseen() if error else _foreseen(cell, runner, corrupted, missing)
+        except EnvironmentFault as fault:
+            if cell.dataset.typed:
+                raise
+            error = str(fault)
+        if error:
+            known.append(Foreseen(error=" ".join(error.split())))
+            continue
         known.append(found)
-        for number, reason in found.items() if corrupted is not None else ():
+        for number, reason in found.reasons.items() if corrupted is not None else ():
             line = f"{cell.dataset.spec} · {cell.defense.spec}: {number}: {reason}"
             if line not in told:
                 told.add(line)
                 warn(line)
     return known
+
+
+def _foreseen(
+    cell: Cell, runner: Runner, corrupted: Sequence[int] | None, missing: int
+) -> Foreseen:
+    dataset = runner.data.dataset(cell)
+    layout = dataset.layout
+    heard = int(dataset.test.observation(layout).observed.sum(dim=1).max())
+    check_budgets(layout, heard, max(corrupted or (0,)), missing, cell.dataset.spec)
+    reasons = {
+        number: reason
+        for number in (range(1, heard) if corrupted is None else corrupted)
+        if (reason := before_fit(cell.defense.configured, layout, number))
+    }
+    return Foreseen(layout.agents, reasons)
 
 
 def certified(
@@ -93,35 +125,37 @@ def certified(
     corrupted: Sequence[int] | None,
     missing: int,
     taken_apart: bool,
-    known: Sequence[dict[int, str]],
+    known: Sequence[Foreseen],
 ) -> Iterator[Certified]:
     """Certify every cell; one that fails does not stop the others.
 
     Args:
         corrupted, missing: as `standing` takes them.
         taken_apart: whether to give the numbers of purifiers' certificates.
-        known: of `check_cells`.
+        known: of `foresee`.
     """
-    for cell, reasons in zip(cells, known, strict=True):
+    for cell, foreseen in zip(cells, known, strict=True):
         found = Certified(
             dataset=cell.dataset.spec,
             defense=cell.defense.spec,
             seed=cell.seed,
-            agents=runner.data.dataset(cell).layout.agents,
+            agents=foreseen.agents,
             options=dict(cell.defense.component.options),
+            error=foreseen.error,
         )
-        try:
-            yield _one(cell, runner, corrupted, missing, taken_apart, reasons, found)
-        except (EnvironmentFault, KeyboardInterrupt):
-            raise
-        except Exception as error:  # a stranger's code may raise anything
-            text = " ".join(str(error).split())
-            kind = (
-                "" if isinstance(error, CibenchError) else f"{type(error).__name__}: "
-            )
-            yield replace(
-                found, error=f"{kind}{text}", misfit=isinstance(error, OptionError)
-            )
+        if not found.error:
+            try:
+                reasons = foreseen.reasons
+                found = _one(
+                    cell, runner, corrupted, missing, taken_apart, reasons, found
+                )
+            except Exception as error:  # a stranger's code may raise anything
+                text = " ".join(str(error).split())
+                if not isinstance(error, CibenchError):
+                    text = f"{type(error).__name__}: {text}"
+                misfit = isinstance(error, OptionError)
+                found = replace(found, error=text, misfit=misfit)
+        yield found
 
 
 def _one(
@@ -130,7 +164,7 @@ def _one(
     corrupted: Sequence[int] | None,
     missing: int,
     taken_apart: bool,
-    known: dict[int, str],
+    known: Mapping[int, str],
     blank: Certified,
 ) -> Certified:
     _, clean, labels = runner.embedded(cell)

@@ -41,7 +41,7 @@ class Sweep:
     Args:
         dataset: its spec.
         defense: its spec without the option.
-        option: that varies.
+        option: that varies, as it is called.
         seeds: of the repetitions.
         points: by number of corrupted agents, then by value.
     """
@@ -77,7 +77,7 @@ class Sweep:
 
 
 def sweeps(
-    rows: Sequence[Certified], option: str, numbers: Sequence[int]
+    rows: Sequence[Certified], option: str, numbers: Sequence[int], label: str = ""
 ) -> list[Sweep]:
     """Gather certified cells into sweeps.
 
@@ -85,6 +85,7 @@ def sweeps(
         rows: of `certified`, with certificates taken apart.
         option: that varies between them.
         numbers: of corrupted agents.
+        label: what the option is called; its own name if empty.
     """
     groups: dict[tuple[str, str], list[Certified]] = {}
     for row in rows:
@@ -100,7 +101,7 @@ def sweeps(
             for value in values
         ]
         seeds = tuple(sorted({row.seed for row in group}))
-        found.append(Sweep(dataset, defense, option, seeds, tuple(points)))
+        found.append(Sweep(dataset, defense, label or option, seeds, tuple(points)))
     return found
 
 

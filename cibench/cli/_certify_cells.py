@@ -85,16 +85,10 @@ def certified_rows(
         corrupted: numbers of corrupted agents; None for 1, 2, ... until nothing stands.
         taken_apart: whether to give the numbers of purifiers' certificates.
     """
-    from ..certification.certifying import certified, check_cells
+    from ..certification.certifying import certified, foresee
 
-    broken = next((c.defense for c in cells if c.defense.error), None)
-    broken = broken or next((c.dataset for c in cells if c.dataset.error), None)
-    if broken is not None:
-        from .._errors import PluginError
-
-        raise PluginError(broken.error)
     with _runner(params) as runner:
-        known = check_cells(
+        known = foresee(
             cells,
             runner,
             corrupted=corrupted,
@@ -105,7 +99,7 @@ def certified_rows(
 
         def report(phase: str, done: int, total: int) -> None:
             if params["verbose"] and not done and not params["quiet"]:
-                say(f"{cells[at].dataset.spec} · {cells[at].defense.spec}: {phase}")
+                say(f"[{at + 1}/{len(cells)}] {phase}")
 
         runner.report = report
         for at, row in enumerate(
@@ -121,7 +115,6 @@ def certified_rows(
         ):
             if not params["quiet"]:
                 say(f"[{at}/{len(cells)}] {title(row)}: {_outcome(row)}")
-            at = min(at, len(cells) - 1)
             yield row
 
 

@@ -55,6 +55,8 @@ def certify_matrix(params: Mapping[str, Any]) -> int:
         last = found[-1].direction
         assert last is not None  # somebody is corrupted
         keep_direction(last, target)
+        if not params["quiet"]:
+            click.echo(f"direction in {target}", err=True)
     most = ceiling(weight, layout)
     if params["as_json"]:
         _print_json(found, most)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._errors import EmptySelectionError, UsageError
+from .._errors import EmptySelectionError, PluginError, UsageError
 from .._selection import expand_names
 from ..registry import default_registry
 from ..spec import Spec, did_you_mean, option_types
-from ._certify_cells import certified_rows, exit_code, grid
+from ._certify_cells import certified_rows, exit_code, grid, say
 from ._certify_given import check_target
 from ._certify_tables import ends, percent, print_json
 
@@ -41,15 +41,17 @@ def certify_sweep(
 
         empty_figure(1, 1)  # whether there is matplotlib at all
         check_target("--figure", figure, (".svg", ".png"))
-    option, values, defenses = _varied(params["sweep"], params["defenses"])
+    label, option, values, defenses = _varied(params["sweep"], params["defenses"])
     texts = [f"defense:{name}.{option}={values}" for name in _names(defenses)]
     cells = grid({**params, "defenses": defenses}, seeds, texts)
     rows = list(certified_rows(params, cells, corrupted, taken_apart=True))
     from ..certification.sweep import sweeps
 
-    found = sweeps(rows, option, corrupted)
+    found = sweeps(rows, option, corrupted, label)
     if figure is not None:
         _draw(found, figure)
+        if not params["quiet"]:
+            say(f"figure in {figure}")
     if params["as_json"]:
         print_json(rows, best=[best for each in found for best in _best(each)])
     else:
@@ -60,15 +62,16 @@ def certify_sweep(
     return exit_code([row for row in rows if not row.misfit])
 
 
-def _varied(text: str, defenses: Sequence[str]) -> tuple[str, str, list[str]]:
-    """The option, its values, and the defenses that have it.
+def _varied(text: str, defenses: Sequence[str]) -> tuple[str, str, str, list[str]]:
+    """What the option is called, its name, its values, and the defenses that have it.
 
     Raises:
         UsageError: there are no values, or a defense has no such option.
         EmptySelectionError: no defense has it.
     """
-    option, equals, values = (part.strip() for part in text.partition("="))
-    if option == RANK:
+    label, equals, values = (part.strip() for part in text.partition("="))
+    option = label
+    if label == RANK:
         option, values = WIDTH, values or RANKS
     if not values or not option or (equals and not values):
         raise UsageError(
@@ -79,7 +82,12 @@ def _varied(text: str, defenses: Sequence[str]) -> tuple[str, str, list[str]]:
     kept = []
     for given, typed in expand_names(registry, "defense", defenses):
         spec = Spec.parse(given)
-        known = option_types(registry.load("defense", spec.name))
+        try:
+            known = option_types(registry.load("defense", spec.name))
+        except PluginError:
+            if typed:
+                raise
+            continue
         if option in known:
             kept.append(given)
         elif typed:
@@ -92,7 +100,7 @@ def _varied(text: str, defenses: Sequence[str]) -> tuple[str, str, list[str]]:
         raise EmptySelectionError(
             f"--sweep {text}: expected a defense with the option {option}, got none"
         )
-    return option, values, kept
+    return label, option, values, kept
 
 
 def _names(defenses: Sequence[str]) -> list[str]:

@@ -46,16 +46,18 @@ def _table(dataset: str, rows: Sequence[Certified]) -> Table:
     for row in rows:
         for text in () if row.standing is None else row.standing.assumptions:
             said.setdefault(text, {})[row.defense] = None
-    samples = {found.samples for found in proved}
-    agents = ", ".join(sorted({str(row.agents) for row in rows}))
-    counted = ", ".join(map(str, sorted(samples))) or "no"
+    counted = ", ".join(sorted({str(found.samples) for found in proved}))
+    agents = ", ".join(sorted({str(row.agents) for row in rows if row.agents}))
+    shown = [
+        f"{counted} clean test samples of {agents} agents; a sample counts if it is"
+        " decided rightly and proved to stand"
+    ]
     return Table(
         title=f"{dataset}: certified accuracy in %",
         columns=columns,
         rows=tuple(_cells(row, corrupted, missing) for row in rows),
         notes=(
-            f"{counted} clean test samples of {agents} agents; a sample counts if it is"
-            " decided rightly and proved to stand",
+            *(shown if proved else ()),
             *(f"{', '.join(names)}: {text}" for text, names in said.items()),
         ),
     )
