@@ -143,6 +143,19 @@ def test_what_is_known_is_not_asked():
     assert center.asked == [1]
 
 
+def test_more_sets_than_can_be_tried_are_a_reason():
+    class Large(Certifying):
+        def certify(self, observation, corrupted):
+            if corrupted > 1:
+                raise UsageError("sets of agents: expected at most 10, got 11")
+            return super().certify(observation, corrupted)
+
+    center, clean = Large([[True] * N]), clean_of()
+    found = standing(center, clean, decided_by(center, clean))
+    assert found.corrupted == {1: 1.0, 2: 0.0}
+    assert found.reasons == {2: "sets of agents: expected at most 10, got 11"}
+
+
 @pytest.mark.parametrize(
     "answer", [[True] * (N - 1), [1.0] * N, None], ids=["length", "type", "nothing"]
 )
@@ -195,12 +208,16 @@ def test_honest_agents_that_miss_a_direction_are_told_before_certifying():
     assert after_fit(plain, LAYOUT, 1) is None
 
 
-def test_a_fact_rules_numbers_out():
-    center = Certifying([[True] * N] * 2, {"certifiable_corrupted_agents": 1})
-    assert after_fit(center, LAYOUT, 1) is None
-    assert after_fit(center, LAYOUT, 2) == (
-        "it outlasts at most 1 corrupted agent, whatever the sample"
-    )
+def test_a_fact_explains_and_rules_nothing_out():
+    facts = {"certifiable_corrupted_agents": 1}
+    nobody, clean = [False] * N, clean_of()
+    tied = Certifying([[True] * N, [True] + [False] * 4, nobody], facts)
+    found = standing(tied, clean, decided_by(tied, clean))
+    assert found.corrupted == {1: 1.0, 2: 0.2, 3: 0.0}
+    assert found.reasons == {3: "it outlasts 1 corrupted agent at most, ties aside"}
+    fewer = Certifying([nobody], facts)
+    found = standing(fewer, clean, decided_by(fewer, clean))
+    assert found.reasons == {1: "no right decision stands against 1"}
 
 
 def test_a_shortfall_is_told_in_lengths():

@@ -128,7 +128,7 @@ def test_every_defense_is_a_row_with_shares_or_a_reason(certify):
     assert float(vote["2 corrupted"]) <= float(vote["1 corrupted"])
     assert ablation["1 corrupted"] == "0.0"
     assert ablation["why not more"] == (
-        "1: it outlasts at most 0 corrupted agents, whatever the sample"
+        "1: it outlasts 0 corrupted agents at most, ties aside"
     )
     assert "- partition-vote: the decision stands whichever heard agents" in out
     assert len(err.splitlines()) == 3

@@ -52,22 +52,35 @@ def after_fit(
 ) -> str | None:
     """What a fitted defense rules out for every sample, without looking at any.
 
+    A certificate by recovery radius has none where honest agents miss a direction of the
+    manifold that it purifies onto: the exact test of ranks, over all sets of agents.
+
     Args:
-        fusion_center: one with the fact `certifiable_corrupted_agents` outlasts no more;
-            one whose certificate is a recovery radius has none where honest agents miss a
-            direction of its manifold.
+        fusion_center: the fitted defense.
         layout: the agents' embedded blocks.
         corrupted: number of corrupted agents.
+
+    Raises:
+        UsageError: there are too many sets.
     """
-    most = fusion_center.facts.get("certifiable_corrupted_agents")
-    if isinstance(most, int) and corrupted > most:
-        agents = "agent" if most == 1 else "agents"
-        return f"it outlasts at most {most} corrupted {agents}, whatever the sample"
     weight = decoder(fusion_center)
     if weight is None or not hasattr(fusion_center, "certificate_parts"):
         return None
     sets = family(layout, corrupted, 0, weight.device)
     return next(filter(None, zero_reasons(compress(weight, layout), sets)[0]), None)
+
+
+def beyond(fusion_center: FusionCenter, corrupted: int) -> str | None:
+    """Why it is no surprise that nothing stands: its fact `certifiable_corrupted_agents`.
+
+    That many it may outlast whatever the class; a vote that ties favor may outlast more, so
+    that this rules nothing out.
+    """
+    most = fusion_center.facts.get("certifiable_corrupted_agents")
+    if not isinstance(most, int) or corrupted <= most:
+        return None
+    agents = "agent" if most == 1 else "agents"
+    return f"it outlasts {most} corrupted {agents} at most, ties aside"
 
 
 def decoder(fusion_center: FusionCenter) -> Tensor | None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .._errors import ContractError
+from .._errors import ContractError, UsageError
 from ..certify import missing_tolerance
 from ..defense import FusionCenter
 from ..observation import Observation
 from ..references import decide, predictions
-from .reasons import after_fit
+from .reasons import after_fit, beyond
 
 #: What every certificate against corrupted agents says.
 ANYTHING = (
@@ -128,15 +128,18 @@ def _corrupted(
     stands = torch.ones_like(right)
     heard = int(clean.observed.sum(dim=1).max()) if len(clean) else 0
     for number in range(1, heard) if numbers is None else numbers:
-        reason: str | None = known.get(number) or after_fit(
-            fusion_center, clean.layout, number
-        )
+        reason = known.get(number)
+        try:
+            reason = reason or after_fit(fusion_center, clean.layout, number)
+            if reason is None and bool(stands.any()):
+                found = _certified(fusion_center, clean, number)
+                stands = stands & found.to(right.device)
+                if not bool((stands & right).any()):
+                    reason = _shortfall(fusion_center, clean, number)
+        except UsageError as error:  # such as more sets of agents than can be tried
+            reason = str(error)
         if reason is not None:
             stands = torch.zeros_like(stands)
-        elif bool(stands.any()):
-            stands = stands & _certified(fusion_center, clean, number).to(right.device)
-            if not bool((stands & right).any()):
-                reason = _shortfall(fusion_center, clean, number)
         shares[number] = _share(stands & right)
         if reason is not None:
             reasons[number] = reason
@@ -162,7 +165,8 @@ def _certified(fusion_center: FusionCenter, clean: Observation, number: int) -> 
 def _shortfall(fusion_center: FusionCenter, clean: Observation, number: int) -> str:
     """What is missing where no right decision stands."""
     if not hasattr(fusion_center, "certificate_parts"):
-        return f"no right decision stands against {number}"
+        plain = f"no right decision stands against {number}"
+        return beyond(fusion_center, number) or plain
     found = parts(fusion_center, clean, number)
     distance, radius = found.get("distance"), found.get("radius")
     if distance is None or not bool(torch.isfinite(distance).any()):
