@@ -126,7 +126,9 @@ def _point(rows: Sequence[Certified], value: object, number: int) -> Point:
         clean=mean([found.clean for found in proved]),
         certified=certified,
         recovery=_mean(apart) if apart else None,
-        reason="" if certified else next(filter(None, reasons), "it fell before"),
+        reason=""
+        if certified
+        else next(filter(None, reasons), "nothing stands against fewer"),
     )
 
 

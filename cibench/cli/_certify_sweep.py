@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 #: What the code width of a purifier is called, and its values where none are given.
 RANK, WIDTH, RANKS = "rank", "width", "2,4,8,16,32"
-_COLUMNS = (
-    *("corrupted", "clean %", "certified %", "delta", "delta 90 %", "c at least"),
-    *("c at most", "gamma", "Delta", "Delta 90 %", "why nothing"),
+#: Columns of any defense, and those of one with a manifold.
+_ALL = ("corrupted", "clean %", "certified %")
+_OWN = (
+    *("delta", "delta 90 %", "c at least", "c at most", "gamma", "Delta"),
+    "Delta 90 %",
 )
 
 
@@ -120,7 +122,8 @@ def _table(found: Sweep) -> Table:
 
     seeds = len(found.seeds)
     notes = [f"mean over {seeds} seeds"] if seeds > 1 else []
-    if any(point.recovery for point in found.points):
+    apart = any(point.recovery for point in found.points)
+    if apart:
         notes.append(
             "delta: sum of block norms from clean embedding to manifold, median over test"
             " samples; Delta: how far the purified point may be from that of the clean"
@@ -129,8 +132,8 @@ def _table(found: Sweep) -> Table:
     notes += [_best_line(found, number) for number in found.numbers]
     return Table(
         title=f"{found.dataset} · {found.defense}: by {found.option}",
-        columns=(found.option, *_COLUMNS),
-        rows=tuple(map(_cells, found.points)),
+        columns=(found.option, *_ALL, *(_OWN if apart else ()), "why nothing"),
+        rows=tuple(_cells(point, len(_OWN) if apart else 0) for point in found.points),
         notes=tuple(notes),
     )
 
@@ -164,9 +167,10 @@ def _best(found: Sweep) -> list[dict[str, Any]]:
     return told
 
 
-def _cells(point: Point) -> tuple[str, ...]:
+def _cells(point: Point, width: int) -> tuple[str, ...]:
+    """A row, with so many cells of its own for a purifier."""
     apart = point.recovery
-    numbers = [""] * 7
+    numbers = [""] * width
     if apart is not None:
         numbers = [
             *(_short(value) for value in apart.residual),
