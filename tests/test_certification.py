@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 
 from cibench import AgentLayout, ContractError, DataError, Observation
 from cibench._errors import UsageError
+from cibench.certification.certifying import Certified
+from cibench.certification.figure import drawn
 from cibench.certification.matrix import (
     ceiling,
     decoder_bounds,
@@ -18,8 +20,16 @@ from cibench.certification.matrix import (
     read_matrix,
 )
 from cibench.certification.reasons import after_fit, before_fit, check_budgets
-from cibench.certification.recovery import recovery
-from cibench.certification.standing import ANYTHING, RECOVERY, SILENCE, parts, standing
+from cibench.certification.recovery import Recovery, recovery
+from cibench.certification.standing import (
+    ANYTHING,
+    RECOVERY,
+    SILENCE,
+    Standing,
+    parts,
+    standing,
+)
+from cibench.certification.sweep import sweeps
 from cibench.manifold import AffineManifold
 from cibench.references import predictions
 from helpers import Plain, linear_head, normal, observation_of
@@ -195,7 +205,7 @@ def equal_blocks(agents=4, width=2):
     return AffineManifold(layout, torch.zeros(agents * width).double(), basis)
 
 
-def test_honest_agents_that_miss_a_direction_are_told_before_certifying():
+def test_honest_agents_that_miss_a_direction_are_told_before_certifying(monkeypatch):
     basis = torch.eye(6, 3, dtype=torch.float64)  # agents a and b see all of it
     manifold = AffineManifold(LAYOUT, torch.zeros(6).double(), basis)
     center, clean = Recovering([[True] * N], manifold), clean_of()
@@ -203,9 +213,14 @@ def test_honest_agents_that_miss_a_direction_are_told_before_certifying():
     assert found.corrupted == {1: 0.0}
     assert found.reasons[1].startswith("the honest agents have rank below 3")
     assert center.asked == []
+    # Other decoders reach less than their last layer does.
+    manifold.family = "mlp"
+    assert after_fit(center, LAYOUT, 1) is None
     # Without parts its certificate may rest on something else.
-    plain = Certifying([[True] * N])
-    assert after_fit(plain, LAYOUT, 1) is None
+    manifold.family = "affine"
+    assert after_fit(center, LAYOUT, 1) is not None
+    monkeypatch.delattr(Recovering, "certificate_parts")
+    assert after_fit(center, LAYOUT, 1) is None
 
 
 def test_a_fact_explains_and_rules_nothing_out():
@@ -291,6 +306,84 @@ def test_recovery_takes_the_purifiers_own_numbers():
     found = recovery(center, clean, 1)
     assert (found.rate, found.distance) == (0.25, (10.0, 10.0))
     assert found.residual == (1.0, 1.0)
+
+
+def certified_of(value, seed=0, *, clean=0.9, share=0.5, apart=None, **changed):
+    """A certified cell of a defense with the option `width`, one corrupted agent."""
+    found = Standing(10, clean, {1: share}, reasons={} if share else {1: "why"})
+    given = {"standing": found, "recovery": () if apart is None else ((1, apart),)}
+    options = {"width": value, "tau": 1.0}
+    spec = f"copur:tau=1.0,width={value}"
+    return Certified("data", spec, seed, 4, options, **(given | changed))
+
+
+def recovered(rank, rate=1.0):
+    distance = (2 / rate, 4 / rate) if rate else (math.inf, math.inf)
+    return Recovery(rank, (1.0, 2.0), (0.6, 0.7), rate, distance)
+
+
+def test_points_are_means_over_seeds_and_values_in_order():
+    rows = [
+        certified_of(8, 0, clean=0.8, share=0.5, apart=recovered(8, 1.0)),
+        certified_of(2, 0, share=0.0),
+        certified_of(8, 3, clean=0.9, share=0.7, apart=recovered(8, 2.0)),
+        certified_of(2, 3, share=0.0),
+    ]
+    (found,) = sweeps(rows, "width", [1], "rank")
+    assert (found.dataset, found.defense) == ("data", "copur:tau=1.0")
+    assert (found.option, found.seeds, found.numbers) == ("rank", (0, 3), [1])
+    low, high = found.points
+    assert (low.value, low.certified, low.reason) == (2, 0.0, "why")
+    assert (high.value, high.reason, high.recovery.rate) == (8, "", 1.5)
+    assert high.clean == pytest.approx(0.85)
+    assert high.certified == pytest.approx(0.6)
+    assert high.recovery.distance == pytest.approx((1.5, 3.0))
+
+
+def test_nothing_is_averaged_over_what_survived():
+    failed = certified_of(2, 1, standing=None, recovery=(), error="it broke")
+    (found,) = sweeps([certified_of(2), failed], "width", [1])
+    (point,) = found.points
+    assert (point.clean, point.certified) == (None, None)
+    assert point.reason == "seed 1: it broke"
+    assert found.best(1) is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "best"),
+    [
+        ([(2, 0.9, 0.5), (4, 0.8, 0.6), (8, 0.9, 0.5)], 4),
+        ([(2, 0.8, 0.5), (4, 0.9, 0.5), (8, 0.7, 0.5)], 4),
+        ([(8, 0.9, 0.5), (4, 0.9, 0.5), (2, 0.9, 0.4)], 4),
+        ([(2, 0.9, 0.0), (4, 0.9, 0.0)], None),
+    ],
+    ids=["certified", "then clean", "then smaller", "nothing"],
+)
+def test_the_best_value(cells, best):
+    rows = [certified_of(v, clean=c, share=s) for v, c, s in cells]
+    (found,) = sweeps(rows, "width", [1])
+    point = found.best(1)
+    assert (None if point is None else point.value) == best
+
+
+def test_a_figure_shows_every_number_and_leaves_infinite_ones_out():
+    pytest.importorskip("matplotlib")
+    rows = [
+        certified_of(2, clean=0.7, share=0.5, apart=recovered(2, 0.5)),
+        certified_of(4, clean=0.9, share=0.0, apart=recovered(4, 0.0)),
+    ]
+    figure = drawn(sweeps(rows, "width", [1]))
+    lines = [[list(line.get_ydata()) for line in axes.lines] for axes in figure.axes]
+    residual, constant, rate, distance, accuracy = lines
+    assert residual == [[1.0, 1.0], [2.0, 2.0]]
+    assert constant[0] == [0.6, 0.6]
+    assert rate == [[0.5, 0.0]]
+    assert distance[0][0] == 4.0
+    assert math.isnan(distance[0][1])
+    assert accuracy == [[50.0, 0.0], [70.0, 90.0]]
+    assert any("infinite" in text.get_text() for text in figure.texts)
+    plain = drawn(sweeps([certified_of(2), certified_of(4)], "width", [1]))
+    assert (len(plain.axes), plain.texts) == (1, [])
 
 
 def test_numbers_that_leave_nobody_are_refused():

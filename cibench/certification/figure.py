@@ -51,9 +51,23 @@ def _figure(sweeps: Sequence[Sweep]) -> Figure:
             fontsize=FONT,
             weight="bold",
         )
+    if apart and any(math.isinf(_distance(p)) for each in sweeps for p in each.points):
+        figure.text(
+            *(
+                0.01,
+                -0.04,
+                "no marker: the recovery rate is 0 and the distance infinite",
+            ),
+            fontsize=FONT - 2,
+            va="top",
+        )
     # No tight layout: a long title would push the panels apart.
     figure.subplots_adjust(wspace=0.28, hspace=0.75)
     return figure
+
+
+def _distance(point: Point) -> float:
+    return 0.0 if point.recovery is None else point.recovery.distance[0]
 
 
 def _of(pick: Callable[..., float]) -> Pick:

@@ -53,7 +53,9 @@ def after_fit(
     """What a fitted defense rules out for every sample, without looking at any.
 
     A certificate by recovery radius has none where honest agents miss a direction of the
-    manifold that it purifies onto: the exact test of ranks, over all sets of agents.
+    affine manifold that it purifies onto: the exact test of ranks, over all sets of agents.
+    Of another decoder the last layer's range holds more than its points: nothing is ruled
+    out.
 
     Args:
         fusion_center: the fitted defense.
@@ -63,8 +65,10 @@ def after_fit(
     Raises:
         UsageError: there are too many sets.
     """
-    weight = decoder(fusion_center)
-    if weight is None or not hasattr(fusion_center, "certificate_parts"):
+    manifold, weight = fusion_center.purifies_onto, decoder(fusion_center)
+    if manifold is None or weight is None or manifold.family != "affine":
+        return None
+    if not hasattr(fusion_center, "certificate_parts"):
         return None
     sets = family(layout, corrupted, 0, weight.device)
     return next(filter(None, zero_reasons(compress(weight, layout), sets)[0]), None)

@@ -182,7 +182,8 @@ def _cells(point: Point, width: int) -> tuple[str, ...]:
         "" if share is None else percent(share)
         for share in (point.clean, point.certified)
     ]
-    return (_text(point.value), str(point.corrupted), *shares, *numbers, point.reason)
+    reason = "; ".join(filter(None, (point.reason, apart.reason if apart else "")))
+    return (_text(point.value), str(point.corrupted), *shares, *numbers, reason)
 
 
 def _short(value: float) -> str:

@@ -40,6 +40,7 @@ _SHARED = frozenset(("corrupted", "missing", "as_json", "device", "threads", "qu
     "--missing",
     type=click.IntRange(min=0),
     default=0,
+    show_default=True,
     metavar="N",
     help="Also find out which decisions stand without up to N agents, by trying all sets;"
     " with --matrix, how many agents are missing.",
