@@ -43,8 +43,8 @@ def _siblings(module: str, path: Path) -> list[Path]:
 
 #: Parts of the harness that come before or after the numbers.
 _NO_NUMBERS = (
-    "cli", "leaderboard", "report", "suites", "study.py", "bootstrap.py",
-    "_study_override.py", "_selection.py", "parameters.py", "exclusion.py",
+    "certification", "cli", "leaderboard", "report", "suites", "study.py",
+    "bootstrap.py", "_study_override.py", "_selection.py", "parameters.py", "exclusion.py",
 )  # fmt: skip
 
 

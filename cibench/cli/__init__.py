@@ -20,6 +20,7 @@ VERBS = {
     "info": "Describe one plugin: options, capabilities, citation.",
     "new": "Write a package for a plugin of your own.",
     "check": "Try plugins against what their kind promises.",
+    "certify": "Say how many corrupted agents are provably harmless.",
     "data": "List, fetch and verify the files of data sets.",
     "show": "Show the table of a finished run, or one cell's record.",
     "reproduce": "Run one cell again and compare.",

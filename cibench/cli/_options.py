@@ -19,6 +19,51 @@ F = TypeVar("F", bound=Callable[..., Any])
 PRESETS = {"quick": 1, "standard": 3, "full": 10}
 
 #: Options that several commands have.
+DEFENSES = click.option(
+    "-d",
+    "--defense",
+    "defenses",
+    multiple=True,
+    default=("copur",),
+    show_default=True,
+    metavar="SPEC",
+    shell_complete=specs("defense"),
+    help="NAME or NAME:option=value,...; repeatable; all or a glob.",
+)
+DATASETS = click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    default=("mfeat",),
+    show_default=True,
+    metavar="SPEC",
+    shell_complete=specs("dataset"),
+    help="Data set; repeatable; all or a glob.",
+)
+PARAMETERS = click.option(
+    "-P",
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="NAME.OPTION=V1,V2",
+    shell_complete=parameters,
+    help="Try each value of an option of a selected plugin; repeatable.",
+)
+EMBEDDING = click.option(
+    "--embedding",
+    metavar="SPEC",
+    help="Embedding recipe, such as linear-32:agent_dropout=0.3 (see ls recipes).",
+)
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Threads of each computation.",
+)
+DEVICE = click.option(
+    "--device", default="cpu", show_default=True, help="A torch device."
+)
 PLUGIN_FILES = click.option(
     "--plugin",
     "plugin_files",
@@ -153,17 +198,7 @@ def selection(command: F) -> F:
                 metavar="NAME",
                 help="Only this protocol of the study; repeatable.  [default: all]",
             ),
-            click.option(
-                "-d",
-                "--defense",
-                "defenses",
-                multiple=True,
-                default=("copur",),
-                show_default=True,
-                metavar="SPEC",
-                shell_complete=specs("defense"),
-                help="NAME or NAME:option=value,...; repeatable; all or a glob.",
-            ),
+            DEFENSES,
             click.option(
                 "-a",
                 "--attack",
@@ -176,25 +211,8 @@ def selection(command: F) -> F:
                 help="Attack; parts joined by + are run in turn; repeatable; all or a"
                 " glob.",
             ),
-            click.option(
-                "--dataset",
-                "datasets",
-                multiple=True,
-                default=("mfeat",),
-                show_default=True,
-                metavar="SPEC",
-                shell_complete=specs("dataset"),
-                help="Data set; repeatable; all or a glob.",
-            ),
-            click.option(
-                "-P",
-                "--parameter",
-                "parameters",
-                multiple=True,
-                metavar="NAME.OPTION=V1,V2",
-                shell_complete=parameters,
-                help="Try each value of an option of a selected plugin; repeatable.",
-            ),
+            DATASETS,
+            PARAMETERS,
             click.option(
                 "--exclude",
                 "exclude",
@@ -231,12 +249,7 @@ def selection(command: F) -> F:
                 metavar="N",
                 help="Use N test samples at most; records are marked partial.",
             ),
-            click.option(
-                "--embedding",
-                metavar="SPEC",
-                help="Embedding recipe, such as linear-32:agent_dropout=0.3 (see ls"
-                " recipes).",
-            ),
+            EMBEDDING,
             PLUGIN_FILES,
         ],
     )
@@ -247,16 +260,8 @@ def computation(command: F) -> F:
     return _applied(
         command,
         [
-            click.option(
-                "--device", default="cpu", show_default=True, help="A torch device."
-            ),
-            click.option(
-                "--threads",
-                type=click.IntRange(min=1),
-                default=1,
-                show_default=True,
-                help="Threads of each computation.",
-            ),
+            DEVICE,
+            THREADS,
             DATA_DIR,
         ],
     )

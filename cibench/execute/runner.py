@@ -105,6 +105,18 @@ class Runner:
         with guarded(training, cell.defense.entry.name):
             self._fit_tensors(cell, training)
 
+    def embedded(self, cell: Cell) -> tuple[Training, Observation, torch.Tensor]:
+        """What a defense learns from; clean test samples and their `(n,)` labels."""
+        training, clean = self._prepared(cell)
+        labels = self.data.dataset(cell).test.labels
+        return training, clean, labels.to(clean.features.device)
+
+    def fitted(self, cell: Cell) -> tuple[FusionCenter, float]:
+        """The fitted defense, and the seconds that its fit took when it was fitted."""
+        training, _ = self._prepared(cell)
+        with guarded(training, cell.defense.entry.name):
+            return self._fitted(cell, training)
+
     def evaluate(self, cell: Cell) -> tuple[CellRecord, bytes | None]:
         """Compute a cell; whatever a plugin raises comes through.
 

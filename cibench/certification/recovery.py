@@ -1,0 +1,84 @@
+"""What a purifier's certificate is made of: residual, leverage, recovery rate, distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..certify import leverage, recovery_radius, recovery_rate
+from ..defense import FusionCenter
+from ..observation import Observation
+from .reasons import decoder
+from .standing import parts
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The certificate of a purifier against a number of corrupted agents, in numbers.
+
+    Lengths are in the units of the embedding.
+
+    Args:
+        rank: width of the manifold's code.
+        residual: median and 90 % quantile over clean test samples of delta: the sum over
+            the agents heard of the norms of clean block minus point of the manifold.
+        leverage: lower and upper bound of the leverage constant with every agent heard.
+        rate: gamma that is proved: of the worst sample, or with every agent heard.
+        distance: median and 90 % quantile of Delta; infinite where gamma is 0.
+        reason: why the leverage constant is 0; empty if it is not.
+    """
+
+    rank: int
+    residual: tuple[float, float]
+    leverage: tuple[float, float]
+    rate: float
+    distance: tuple[float, float]
+    reason: str = ""
+
+
+def recovery(
+    fusion_center: FusionCenter, clean: Observation, corrupted: int
+) -> Recovery | None:
+    """Take a purifier's certificate apart; None for a defense without a manifold.
+
+    Its own `certificate_parts` are taken where it has them. Else delta is the residual of
+    `D(E(h))`, and gamma that of the decoder's last layer with every agent heard: sufficient
+    for a decoder that is affine, a bound over a larger set for another one.
+
+    Args:
+        fusion_center: the fitted defense.
+        clean: test samples as received from honest agents.
+        corrupted: number of corrupted agents.
+    """
+    manifold, weight = fusion_center.purifies_onto, decoder(fusion_center)
+    if manifold is None or weight is None:
+        return None
+    constant = leverage(weight, clean.layout, corrupted)
+    if hasattr(fusion_center, "certificate_parts") and not constant.exact_zero:
+        found = parts(fusion_center, clean, corrupted)
+        residual, rate = found["residual"], float(found["rate"].min())
+        distance = found["distance"]
+    else:
+        with torch.no_grad():
+            residual = manifold.residual(clean).double().cpu()
+        rate = 0.0
+        if constant.upper > 0.5:
+            rate = recovery_rate(weight, clean.layout, corrupted).lower
+        distance = recovery_radius(residual, rate)
+    return Recovery(
+        rank=manifold.rank,
+        residual=_quantiles(residual),
+        leverage=(constant.lower, constant.upper),
+        rate=rate,
+        distance=_quantiles(distance),
+        reason=constant.reason or "",
+    )
+
+
+def _quantiles(values: Tensor) -> tuple[float, float]:
+    """Median and 90 % quantile: values that were reached, infinite ones included."""
+    ordered = values.sort().values
+    places = [-(-len(ordered) * share // 100) - 1 for share in (50, 90)]
+    return float(ordered[places[0]]), float(ordered[places[1]])
