@@ -88,6 +88,43 @@ def smallest_lead(head: nn.Module, points: Tensor, radius: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+def deployed_lead(
+    head: nn.Module,
+    points: Tensor,
+    radius: Tensor,
+    dtype: torch.dtype,
+    magnitudes: Tensor | None = None,
+) -> Tensor:
+    """`smallest_lead` less what rounding may cost a head that is evaluated in `dtype`.
+
+    Points of the ball are rounded to `dtype`, and sums of n terms in it are off by at most
+    about n roundings of the sum of magnitudes, in any order (Higham 2002, section 3.1).
+    With a positive result the deployed head decides as at the point, in all of the ball.
+
+    Args:
+        head, points, radius: as in `smallest_lead`.
+        dtype: of the deployed head and what it is fed with.
+        magnitudes: `(n, width)` sums of magnitudes that make the points up, where the
+            head's first layer is applied to parts of them; none: the points' own.
+    """
+    known = _read(head)
+    size = (points if magnitudes is None else magnitudes).double().abs()
+    reach = torch.as_tensor(radius).to(size).expand(len(size))[:, None]
+    terms = points.shape[1] + 16
+    if known.inner is not None:
+        assert known.shift is not None
+        size = size @ known.inner.abs().T + reach * known.norms + known.shift.abs()
+        terms += len(known.norms)
+        most = size @ known.outer.abs().T
+    else:
+        rows = torch.linalg.vector_norm(known.outer, dim=1)
+        most = size @ known.outer.abs().T + reach * rows
+    most = (most + known.bias.abs()).amax(dim=1)
+    unit = torch.finfo(dtype).eps + torch.finfo(torch.float64).eps
+    # Two logits; twice, as the first layer may add up parts.
+    return smallest_lead(head, points, radius) - 4 * terms * unit * most
+
+
 @dataclass(frozen=True, eq=False)
 class _Head:
     """`A phi(V x + c) + d`, or `A x + d` where `inner` is None; float64."""

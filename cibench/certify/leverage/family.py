@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..._errors import ThreatModelError, UsageError
-from ...layout import AgentLayout
 from ...agents import AgentSelection
+from ...layout import AgentLayout
 
 #: More sets than this are refused.
 MAX_SETS = 100_000
