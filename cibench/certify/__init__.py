@@ -14,12 +14,13 @@ from .conformal import conformal_limit as conformal_limit
 from .conformal import conformal_rank as conformal_rank
 from .duality import DualityGap as DualityGap
 from .duality import duality_gap as duality_gap
+from .duality import proved_gap as proved_gap
 from .identifiability import Identifiability as Identifiability
 from .identifiability import identifiability as identifiability
 from .leverage import LeverageBounds as LeverageBounds
 from .leverage import leverage as leverage
 from .leverage import union_bound as union_bound
-from .margin import deployed_lead as deployed_lead
+from .margin import lead_rounding as lead_rounding
 from .margin import margin_radius as margin_radius
 from .margin import smallest_lead as smallest_lead
 from .masking import mask_unions as mask_unions
@@ -41,5 +42,5 @@ from .smoothing import smoothed_prediction as smoothed_prediction
 from .smoothing import smoothed_radius as smoothed_radius
 from .smoothing import two_sided_test as two_sided_test
 from .tight import TightFit as TightFit
-from .tight import settled_code as settled_code
+from .tight import settled as settled
 from .tight import tight_fit as tight_fit

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import comb
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ from torch import Tensor
 from .._errors import UsageError
 from ..manifold.affine import AffineManifold
 from ..observation import Observation
+from .leverage.family import MAX_SETS
 from .recovery import recovery_radius, recovery_rate
 
 #: `(n, width)` points and `(n,)` radii to `(n,)` lower bounds of the decided class's lead.
@@ -86,6 +88,8 @@ class RecoveryRates:
     def lower(self, heard: Tensor, corrupted: int) -> Tensor:
         """`(n,)` float64 lower bounds of gamma, the least over sets of corrupted agents.
 
+        0 where there are more sets than `recovery_rate` takes: nothing is proved then.
+
         Args:
             heard: `(n, agents)` booleans.
             corrupted: agents among those heard.
@@ -96,7 +100,7 @@ class RecoveryRates:
 
     def _rate(self, heard: tuple[bool, ...], corrupted: int) -> float:
         # For any v the largest q of n blocks hold q / n of the sum, or more.
-        if sum(heard) <= 2 * corrupted:
+        if sum(heard) <= 2 * corrupted or comb(sum(heard), corrupted) > MAX_SETS:
             return 0.0
         if (heard, corrupted) not in self._known:
             layout = self.manifold.layout
@@ -158,7 +162,7 @@ def certify_purifier(
     unit = 4 * width * torch.finfo(torch.float64).eps
     # Up to the rounding of sums; of points by their own size.
     residual = _largest(norms, heard, corrupted) * (1 + unit) + unit * size
-    eps = torch.as_tensor(gap).to(points).expand(n)
+    eps = torch.as_tensor(gap, dtype=points.dtype, device=points.device).expand(n)
 
     def distance(rate: Tensor) -> Tensor:
         found: Tensor = recovery_radius(residual, rate, eps) * (1 + unit) + unit * size

@@ -102,7 +102,10 @@ def recovery_radius(
         tensor([0.6250, 1.1250], dtype=torch.float64)
     """
     delta = residual.double()
-    eps, rate = (torch.as_tensor(given).to(delta) for given in (gap, gamma))
+    eps, rate = (
+        torch.as_tensor(given, dtype=delta.dtype, device=delta.device)
+        for given in (gap, gamma)
+    )
     for name, values in (("residual", delta), ("gap", eps), ("gamma", rate)):
         if not bool((values >= 0).all()):
             wrong = values[~(values >= 0)].flatten()[0]

@@ -1,14 +1,14 @@
 """A convex fit that comes with a proof: within a stated gap of the least objective.
 
 The fit of an affine manifold, `F(z) = sum over heard i of ||r_i||`, is solved by
-`robust_fit`, and `duality_gap` bounds by how much it misses. Where that is above the limit
-(payloads that nobody foresaw), a method goes on whose number of steps is bounded.
+`robust_fit`. A method whose number of steps is bounded then proves how near that is, and
+answers itself where it is not near enough: beside payloads that nobody foresaw.
 
 1. It is Newton's method on `sum psi(s ||r_i||)`, `psi(x) = sqrt(1 + x^2) - log(1 +
    sqrt(1 + x^2))`, for growing s. That is `s sum t_i - sum log(t_i^2 - ||r_i||^2)` with
    the best t_i put in: the barrier of `||r_i|| <= t_i`, minimized over t. Barriers of
    second-order cones are self-concordant, and so is a minimum over some of the variables:
-   damped steps reach each s, and the sequence the limit, within a number of steps that
+   damped steps reach each s, and the sequence its end, within a number of steps that
    depends on the agents and on `log(F / limit)` alone, not on the payload.
 2. At its minimizer the multipliers `y_i = s r_i / (1 + sqrt(1 + s^2 ||r_i||^2))` meet the
    dual's equation with norms below 1, and each block's share of the gap, `||r_i|| - <y_i,
@@ -32,7 +32,7 @@ from .._errors import UsageError
 from ..manifold.affine import AffineManifold
 from ..manifold.robust import robust_fit
 from ..observation import Observation
-from .duality import duality_gap
+from .duality import proved_gap
 
 #: The path's growth of s, and a decrement at which s grows.
 _GROWTH, _NEAR = 10.0, 0.25
@@ -49,7 +49,7 @@ class TightFit:
         gap: `(n,)` bound of `F(code) - min F`, in the units of the features.
         objective: `(n,)` F(code).
         status: `(n,)` uint8 index into `SOLVER_STATUS`.
-        resumed: samples for which the second method was needed.
+        resumed: samples that the bounded method answers.
     """
 
     code: Tensor
@@ -83,30 +83,35 @@ def tight_fit(
     if not limit > 0:
         raise UsageError(f"limit: expected a number above 0, got {limit:g}")
     observation = observation.with_features(observation.filled(0.0).double())
+    if not bool(torch.isfinite(observation.features).all()):
+        raise UsageError("observation: expected finite heard blocks, got others")
     fit = robust_fit(manifold, observation, max_iterations=max_iterations)
-    first = duality_gap(manifold.basis, manifold.mean, observation, fit.code)
-    code, gap, objective = fit.code, first.gap, first.objective
-    status, wide = fit.status, gap > limit
-    if wide.any():
-        part = observation[wide]
-        code, gap, status = code.clone(), gap.clone(), status.clone()
-        code[wide] = settled_code(manifold, part, code[wide], limit)
-        again = duality_gap(manifold.basis, manifold.mean, part, code[wide])
-        gap[wide] = again.gap
-        objective = objective.clone()
-        objective[wide] = again.objective
-        status[wide] = torch.where(again.gap <= limit, 0, 1).to(status)
-    return TightFit(code, gap, objective, status, int(wide.sum()))
+    code, multipliers = settled(manifold, observation, fit.code, limit)
+    known = manifold.basis, manifold.mean, observation
+    first = proved_gap(*known, fit.code, multipliers)
+    again = proved_gap(*known, code, multipliers)
+    wide = (first.gap > limit) & (again.gap < first.gap)
+    status = torch.where(wide, (again.gap > limit).to(fit.status), fit.status)
+    return TightFit(
+        torch.where(wide[:, None], code, fit.code),
+        torch.where(wide, again.gap, first.gap),
+        torch.where(wide, again.objective, first.objective),
+        status,
+        int(wide.sum()),
+    )
 
 
-def settled_code(
+def settled(
     manifold: AffineManifold, observation: Observation, code: Tensor, limit: float
-) -> Tensor:
-    """`(n, rank)` codes within half of `limit`, from any codes: the second method.
+) -> tuple[Tensor, Tensor]:
+    """`(n, rank)` codes within half of `limit`, from any codes: the bounded method.
 
     Args:
         manifold, observation, limit: as in `tight_fit`, in float64.
         code: `(n, rank)` where it starts.
+
+    Returns:
+        The codes and `(n, width)` multipliers, for `proved_gap`.
     """
     layout, z = manifold.layout, code.clone()
     active = observation.observed.any(dim=1).nonzero()[:, 0]
@@ -139,7 +144,9 @@ def settled_code(
         ready = active[good & (decrement < _NEAR)]
         s[ready] = (_GROWTH * s[ready]).clamp(max=last)
         active = active[~(done | given_up)]
-    return z
+    residual, norms = _residuals(manifold, received, heard, z)
+    shares = s / (1 + torch.hypot(torch.ones_like(norms), s * norms))
+    return z, residual * layout.expand(shares)
 
 
 def _residuals(

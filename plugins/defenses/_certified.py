@@ -17,7 +17,8 @@ from cibench.certify import (
     RecoveryRates,
     certify_purifier,
     conformal_limit,
-    deployed_lead,
+    lead_rounding,
+    smallest_lead,
     tight_fit,
 )
 
@@ -179,11 +180,12 @@ def guard_for(
     return replace(guard, residual_limit=limit)
 
 
-def head_lead(head: nn.Module) -> Lead:
-    """The lead that a head keeps as it is deployed, in its own floating point."""
+def head_lead(head: nn.Module, manifold: AffineManifold) -> Lead:
+    """The lead of a head on a manifold, less what its own floating point may cost it."""
     dtype = next(head.parameters()).dtype
 
     def lead(points: Tensor, radius: Tensor) -> Tensor:
-        return deployed_lead(head, points, radius, dtype)
+        found = smallest_lead(head, points, radius, manifold.basis)
+        return found - lead_rounding(head, points, radius, dtype)
 
     return lead

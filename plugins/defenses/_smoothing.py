@@ -132,7 +132,7 @@ class Smoother(nn.Module):
         )
 
     @torch.no_grad()
-    def vote_lead(self, points: Tensor, radius: Tensor) -> Tensor:
+    def vote_lead(self, directions: Tensor, points: Tensor, radius: Tensor) -> Tensor:
         """`(n,)` votes by which the class decided leads in all of a ball, at the least.
 
         The noise is drawn already, so this is a count and holds without any chance: a
@@ -141,6 +141,7 @@ class Smoother(nn.Module):
         decided in the ball, and nowhere in it is there an abstention.
 
         Args:
+            directions: `(width, r)` orthonormal columns whose span the ball lies in.
             points: `(n, width)` float64 features, all of which take noise.
             radius: `(n,)` finite radii.
         """
@@ -153,7 +154,8 @@ class Smoother(nn.Module):
             noised = (part + noise).flatten(0, 1)
             made_of = (part.abs() + noise.abs()).flatten(0, 1)
             far = radius[start : start + size].repeat_interleave(draws)
-            lead = certify.deployed_lead(self.head, noised, far, dtype, made_of)
+            lead = certify.smallest_lead(self.head, noised, far, directions)
+            lead -= certify.lead_rounding(self.head, made_of, far, dtype)
             answers = self.head(noised.to(dtype))
             sure = nn.functional.one_hot(answers.argmax(dim=1), answers.shape[1])
             sure = (sure * (lead > 0)[:, None]).reshape(len(part), draws, -1).sum(dim=1)

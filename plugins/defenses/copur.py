@@ -23,6 +23,7 @@ from cibench import (
     hookimpl,
     robust_fit,
 )
+from cibench.certify import Lead
 
 from .. import papers
 from ._certified import Certify, Guard, Parts, guard_for, head_lead
@@ -69,14 +70,17 @@ class _Converged(PurifyingFusionCenter):
         """See `Guard`; None without a gap."""
         if self.guard is None:
             return None
-        return partial(self.guard.certify, self, head_lead(self.head))
+        return partial(self.guard.certify, self, self._lead(self.guard))
 
     @property
     def certificate_parts(self) -> Parts | None:
         """See `Guard`; None without a gap."""
         if self.guard is None:
             return None
-        return partial(self.guard.certificate_parts, self, head_lead(self.head))
+        return partial(self.guard.certificate_parts, self, self._lead(self.guard))
+
+    def _lead(self, guard: Guard) -> Lead:
+        return head_lead(self.head, guard.manifold)
 
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
         if self.guard is not None:

@@ -20,9 +20,10 @@ from cibench import (
     Training,
     hookimpl,
 )
+from cibench.certify import Lead
 
 from .. import papers
-from ._certified import Certify, Parts
+from ._certified import Certify, Guard, Parts
 from ._noise import CertifyingOptions, Clean
 from ._purified import Family, PurifyingFusionCenter, Width
 from ._smoothing import Smoother
@@ -54,7 +55,7 @@ class _SmoothedCoPur(PurifyingFusionCenter):
         guard = self.purifier.guard
         if guard is None:
             return None
-        return partial(guard.certify, self, self.smoother.vote_lead)
+        return partial(guard.certify, self, self._lead(guard))
 
     @property
     def certificate_parts(self) -> Parts | None:
@@ -65,12 +66,13 @@ class _SmoothedCoPur(PurifyingFusionCenter):
         """
         return None if self.purifier.guard is None else self._parts
 
+    def _lead(self, guard: Guard) -> Lead:
+        return partial(self.smoother.vote_lead, guard.manifold.basis)
+
     def _parts(self, observation: Observation, corrupted: int) -> dict[str, Tensor]:
         guard = self.purifier.guard
         assert guard is not None
-        found = guard.certificate_parts(
-            self, self.smoother.vote_lead, observation, corrupted
-        )
+        found = guard.certificate_parts(self, self._lead(guard), observation, corrupted)
         radius, classes = self.purified_radius(observation)
         same = classes == self(observation).logits.argmax(dim=1)
         return {**found, "radius": torch.where(same, radius, 0.0)}
