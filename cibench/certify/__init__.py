@@ -14,11 +14,13 @@ from .conformal import conformal_limit as conformal_limit
 from .conformal import conformal_rank as conformal_rank
 from .duality import DualityGap as DualityGap
 from .duality import duality_gap as duality_gap
+from .duality import proved_gap as proved_gap
 from .identifiability import Identifiability as Identifiability
 from .identifiability import identifiability as identifiability
 from .leverage import LeverageBounds as LeverageBounds
 from .leverage import leverage as leverage
 from .leverage import union_bound as union_bound
+from .margin import lead_rounding as lead_rounding
 from .margin import margin_radius as margin_radius
 from .margin import smallest_lead as smallest_lead
 from .masking import mask_unions as mask_unions
@@ -27,6 +29,10 @@ from .masking import masking_certified as masking_certified
 from .masking import stable_masks as stable_masks
 from .missing import missing_tolerance as missing_tolerance
 from .partition import partition_certified as partition_certified
+from .purifier import Lead as Lead
+from .purifier import PurifierCertificate as PurifierCertificate
+from .purifier import RecoveryRates as RecoveryRates
+from .purifier import certify_purifier as certify_purifier
 from .recovery import RecoveryBounds as RecoveryBounds
 from .recovery import recovery_radius as recovery_radius
 from .recovery import recovery_rate as recovery_rate
@@ -35,3 +41,6 @@ from .smoothing import lower_limit as lower_limit
 from .smoothing import smoothed_prediction as smoothed_prediction
 from .smoothing import smoothed_radius as smoothed_radius
 from .smoothing import two_sided_test as two_sided_test
+from .tight import TightFit as TightFit
+from .tight import settled as settled
+from .tight import tight_fit as tight_fit

@@ -30,6 +30,7 @@ Source: Fenchel duality for sums of norms, as in Andersen, Christiansen, Conn an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,42 @@ def duality_gap(
     Raises:
         UsageError: shapes disagree, or a number that enters is not finite.
     """
+    found = [part.best() for part in _followers(weight, offset, observation, code)]
+    return DualityGap(
+        torch.cat([each.gap for each in found]),
+        torch.cat([each.objective for each in found]),
+        torch.cat([each.multipliers for each in found]),
+    )
+
+
+def proved_gap(
+    weight: Tensor,
+    offset: Tensor,
+    observation: Observation,
+    code: Tensor,
+    multipliers: Tensor,
+) -> DualityGap:
+    """The bound that given multipliers prove for given codes.
+
+    Args:
+        weight, offset, observation, code: as in `duality_gap`.
+        multipliers: `(n, width)` any numbers; blocks are scaled down to norm 1 together,
+            and what is left of the dual's equation is paid for.
+    """
+    found, rest = [], multipliers.double()
+    for part in _followers(weight, offset, observation, code):
+        y = torch.where(part.known, rest[: len(part.known)], 0.0)
+        rest = rest[len(part.known) :]
+        largest = part.layout.block_norms(y).amax(dim=1, keepdim=True)
+        y = y / largest.clamp_min(1.0)
+        found.append((part.gap(y), part.objective, y))
+    return DualityGap(*(torch.cat(same) for same in zip(*found, strict=True)))
+
+
+def _followers(
+    weight: Tensor, offset: Tensor, observation: Observation, code: Tensor
+) -> Iterator[_Follower]:
+    """Parts of the batch that bound the memory taken, arguments checked."""
     n, width = observation.features.shape
     rank = weight.shape[-1]
     for name, given, shape in (
@@ -97,16 +134,9 @@ def duality_gap(
     weight, offset, code = weight.double(), offset.double(), code.double()
     received = observation.with_features(values.double() - offset)
     size = max(1, _WORKING_SET // (rank * rank + 8 * width))
-    parts = [
-        _Follower(weight, received[start : start + size], code[start : start + size])
-        for start in range(0, max(1, n), size)
-    ]
-    found = [part.best() for part in parts]
-    return DualityGap(
-        torch.cat([each.gap for each in found]),
-        torch.cat([each.objective for each in found]),
-        torch.cat([each.multipliers for each in found]),
-    )
+    for start in range(0, max(1, n), size):
+        part = slice(start, start + size)
+        yield _Follower(weight, received[part], code[part])
 
 
 class _Follower:
@@ -160,7 +190,7 @@ class _Follower:
             slope = self._pull(plain)
             gram = self._gram(weights)
             met = self._corrected(plain, weights, gram, slope)
-            here = self._gap(met)
+            here = self.gap(met)
             # A sample's bound is settled there, so that it does not depend on the batch.
             better = (here < gap) & (gap > fine.squeeze(1))
             gap = torch.where(better, here, gap)
@@ -214,7 +244,7 @@ class _Follower:
         largest = self.layout.block_norms(met).amax(dim=1, keepdim=True)
         return met / largest.clamp_min(1.0)
 
-    def _gap(self, y: Tensor) -> Tensor:
+    def gap(self, y: Tensor) -> Tensor:
         """`(n,)` what these multipliers prove, rounding included."""
         lost = (self.lengths - self._products(y)).clamp_min(0.0)
         pulled = (y @ self.weight)[:, :, None]

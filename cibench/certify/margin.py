@@ -66,7 +66,12 @@ def margin_radius(head: nn.Module, points: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([_radius(known, points[piece]) for piece in pieces]), classes
 
 
-def smallest_lead(head: nn.Module, points: Tensor, radius: Tensor) -> Tensor:
+def smallest_lead(
+    head: nn.Module,
+    points: Tensor,
+    radius: Tensor,
+    directions: Tensor | None = None,
+) -> Tensor:
     """`(n,)` lower bound of the lead of the class decided at each point, within a radius.
 
     The decision stands throughout the ball if this is positive: what a recovery radius is
@@ -75,8 +80,10 @@ def smallest_lead(head: nn.Module, points: Tensor, radius: Tensor) -> Tensor:
     Args:
         head, points: as in `margin_radius`.
         radius: `(n,)` or one number, finite and at least 0, in the units of the points.
+        directions: `(width, r)` orthonormal columns whose span holds all changes, such as
+            an affine manifold's basis; none: any change.
     """
-    known = _read(head)
+    known = _read(head, directions)
     points = points.double()
     radius = torch.as_tensor(radius).to(points).expand(len(points))
     if not bool((torch.isfinite(radius) & (radius >= 0)).all()):
@@ -88,6 +95,39 @@ def smallest_lead(head: nn.Module, points: Tensor, radius: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+def lead_rounding(
+    head: nn.Module, magnitudes: Tensor, radius: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """`(n,)` by how much rounding may change a lead of a head evaluated in `dtype`.
+
+    Points within the radius are rounded to `dtype`, and sums of n terms in it are off by
+    at most about n roundings of the sum of magnitudes, in any order. Where `smallest_lead`
+    is above this, the head decides as at the point in all of the ball, as it is deployed.
+
+    Args:
+        head, radius: as in `smallest_lead`.
+        magnitudes: `(n, width)` sums of magnitudes that make the points up.
+        dtype: of the deployed head and what it is fed with.
+
+    Source: Higham 2002, section 3.1.
+    """
+    known = _read(head)
+    size = magnitudes.double().abs()
+    reach = torch.as_tensor(radius).to(size).expand(len(size))[:, None]
+    terms = size.shape[1] + 16
+    if known.inner is None:
+        turned = reach * torch.linalg.vector_norm(known.outer, dim=1)
+    else:
+        assert known.shift is not None
+        size = size @ known.inner.abs().T + reach * known.norms + known.shift.abs()
+        terms, turned = terms + len(known.norms), torch.zeros_like(reach)
+    most = size @ known.outer.abs().T + turned + known.bias.abs()
+    unit = torch.finfo(dtype).eps + torch.finfo(torch.float64).eps
+    # Of two logits; twice, as the first layer may be applied to parts.
+    found: Tensor = 4 * terms * unit * most.amax(dim=1)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class _Head:
     """`A phi(V x + c) + d`, or `A x + d` where `inner` is None; float64."""
@@ -97,6 +137,7 @@ class _Head:
     inner: Tensor | None = None
     shift: Tensor | None = None
     slope: float = 1.0
+    directions: Tensor | None = None
 
     def logits(self, points: Tensor) -> Tensor:
         if self.inner is not None:
@@ -105,18 +146,22 @@ class _Head:
             points = torch.where(points > 0, points, self.slope * points)
         return points @ self.outer.T + self.bias
 
+    def along(self, rows: Tensor) -> Tensor:
+        """Rows in the coordinates of the changes allowed."""
+        return rows if self.directions is None else rows @ self.directions
+
     @cached_property
     def norms(self) -> Tensor:
         """`(h,)` norms of the rows of V."""
         assert self.inner is not None
-        norms: Tensor = torch.linalg.vector_norm(self.inner, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self.along(self.inner), dim=1)
         return norms
 
     @cached_property
     def root(self) -> Tensor:
         """R of no more rows than V' with `||R x|| = ||V' x||`."""
         assert self.inner is not None
-        root: Tensor = torch.linalg.qr(self.inner.T, mode="r").R
+        root: Tensor = torch.linalg.qr(self.along(self.inner).T, mode="r").R
         return root
 
     @cached_property
@@ -147,7 +192,7 @@ class _Head:
 def _radius(head: _Head, points: Tensor) -> Tensor:
     hidden, ahead, gains = _leads(head, points)
     if head.inner is None:
-        far = ahead / torch.linalg.vector_norm(gains, dim=2)
+        far = ahead / torch.linalg.vector_norm(head.along(gains), dim=2)
         # A class with the same row never catches up; a tie stays one.
         return torch.where(ahead > 0, far, 0.0).amin(dim=1)
     # phi is 1-Lipschitz, so this holds already; it says where to look for more.
@@ -188,7 +233,8 @@ def _lead(
 ) -> Tensor:
     """`(n, k - 1)` lower bounds of the leads within `radius`, `(n, 1)`."""
     if head.inner is None:
-        lead: Tensor = ahead - radius * torch.linalg.vector_norm(gains, dim=2)
+        norms = torch.linalg.vector_norm(head.along(gains), dim=2)
+        lead: Tensor = ahead - radius * norms
         return lead
     s, u = head.slope, hidden[:, None]
     reach = (radius * head.norms)[:, None]
@@ -221,12 +267,14 @@ def _pieces(head: _Head, points: Tensor) -> list[slice]:
     return [slice(at, at + size) for at in range(0, max(1, len(points)), size)]
 
 
-def _read(head: nn.Module) -> _Head:
+def _read(head: nn.Module, directions: Tensor | None = None) -> _Head:
     """The weights of a head of a known kind."""
+    if directions is not None:
+        directions = directions.double()
     layers = list(head) if isinstance(head, nn.Sequential) else [head]
     kinds = [type(layer).__name__ for layer in layers]
     if kinds == ["Linear"]:
-        return _Head(*_linear(layers[0]))
+        return _Head(*_linear(layers[0]), directions=directions)
     if kinds not in (["Linear", "ReLU", "Linear"], ["Linear", "LeakyReLU", "Linear"]):
         raise UsageError(
             "head: expected a linear layer, or two with a ReLU or leaky ReLU between them,"
@@ -235,7 +283,7 @@ def _read(head: nn.Module) -> _Head:
     slope = float(getattr(layers[1], "negative_slope", 0.0))
     if not 0.0 <= slope <= 1.0:
         raise UsageError(f"head: expected a slope from 0 to 1, got {slope:g}")
-    return _Head(*_linear(layers[2]), *_linear(layers[0]), slope)
+    return _Head(*_linear(layers[2]), *_linear(layers[0]), slope, directions)
 
 
 def _linear(layer: nn.Module) -> tuple[Tensor, Tensor]:

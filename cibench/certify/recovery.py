@@ -81,7 +81,7 @@ class RecoveryBounds:
 
 
 def recovery_radius(
-    residual: Tensor, gamma: float, gap: Tensor | float = 0.0
+    residual: Tensor, gamma: Tensor | float, gap: Tensor | float = 0.0
 ) -> Tensor:
     """`(n,)` distances from a clean point within which purified points lie for certain.
 
@@ -90,7 +90,7 @@ def recovery_radius(
     Args:
         residual: `(n,)` delta: sum over the honest agents heard of the norms of clean block
             minus point of the manifold. Over all agents it is larger and so holds too.
-        gamma: lower bound of the recovery rate.
+        gamma: lower bound of the recovery rate; `(n,)` or one number.
         gap: eps: how far the purifier's objective may be above the least, such as a
             duality gap; `(n,)` or one number.
 
@@ -101,18 +101,17 @@ def recovery_radius(
         >>> recovery_radius(torch.tensor([0.5, 1.0]), gamma=2.0, gap=0.25)
         tensor([0.6250, 1.1250], dtype=torch.float64)
     """
-    delta, eps = residual.double(), torch.as_tensor(gap).to(residual.device).double()
-    for name, values in (
-        ("residual", delta),
-        ("gap", eps),
-        ("gamma", torch.tensor(gamma)),
-    ):
+    delta = residual.double()
+    eps, rate = (
+        torch.as_tensor(given, dtype=delta.dtype, device=delta.device)
+        for given in (gap, gamma)
+    )
+    for name, values in (("residual", delta), ("gap", eps), ("gamma", rate)):
         if not bool((values >= 0).all()):
             wrong = values[~(values >= 0)].flatten()[0]
             raise UsageError(f"{name}: expected numbers >= 0, got {float(wrong):g}")
-    if gamma == 0:
-        return torch.full_like(delta, torch.inf)
-    return (2.0 * delta + eps) / gamma * (1.0 + 4 * EPS)
+    found = (2.0 * delta + eps) / rate * (1.0 + 4 * EPS)
+    return torch.where(rate > 0, found, torch.inf)
 
 
 def recovery_rate(

@@ -131,6 +131,49 @@ class Smoother(nn.Module):
             alpha=self.alpha,
         )
 
+    @torch.no_grad()
+    def vote_lead(self, directions: Tensor, points: Tensor, radius: Tensor) -> Tensor:
+        """`(n,)` votes by which the class decided leads in all of a ball, at the least.
+
+        The noise is drawn already, so this is a count and holds without any chance: a
+        draw whose decision at `point + noise` stands within the radius keeps its vote, and
+        all the others may go to any one class. Above 0 the class decided at the point is
+        decided in the ball, and nowhere in it is there an abstention.
+
+        Args:
+            directions: `(width, r)` orthonormal columns whose span the ball lies in.
+            points: `(n, width)` float64 features, all of which take noise.
+            radius: `(n,)` finite radii.
+        """
+        dtype, draws = self.bank.dtype, len(self.bank)
+        noise = self.bank.double()
+        size = max(1, 16 * PIECE // noise.numel())
+        leads = []
+        for start in range(0, len(points), size):
+            part = points[start : start + size, None]
+            noised = (part + noise).flatten(0, 1)
+            made_of = (part.abs() + noise.abs()).flatten(0, 1)
+            far = radius[start : start + size].repeat_interleave(draws)
+            lead = certify.smallest_lead(self.head, noised, far, directions)
+            lead -= certify.lead_rounding(self.head, made_of, far, dtype)
+            answers = self.head(noised.to(dtype))
+            sure = nn.functional.one_hot(answers.argmax(dim=1), answers.shape[1])
+            sure = (sure * (lead > 0)[:, None]).reshape(len(part), draws, -1).sum(dim=1)
+            leads.append(self._least_lead(sure))
+        return torch.cat(leads)
+
+    def _least_lead(self, sure: Tensor) -> Tensor:
+        """`(n,)` least lead of the first class, given `(n, classes)` sure votes."""
+        kept, first = sure.max(dim=1, keepdim=True)
+        others = len(self.bank) - sure.sum(dim=1, keepdim=True) + sure
+        second = others.scatter(1, first, 0).amax(dim=1)
+        lead = (kept.squeeze(1) - second).double()
+        if self.abstains:
+            # Fewer votes for the second, or more for the first, only lower the p-value.
+            split = certify.two_sided_test(kept.squeeze(1), second) <= self.alpha
+            lead = torch.where(split, lead, lead.clamp(max=0.0))
+        return lead
+
     def _pieces(
         self, features: Tensor, noisy: Tensor, bank: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, Logits]]:

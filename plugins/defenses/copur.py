@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal, final
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from cibench import (
     AbstractDefense,
+    AffineManifold,
     Capabilities,
     FittedManifold,
     FusionCenter,
@@ -21,8 +23,10 @@ from cibench import (
     hookimpl,
     robust_fit,
 )
+from cibench.certify import Lead
 
 from .. import papers
+from ._certified import Certify, Guard, Parts, guard_for, head_lead
 from ._chain import Chain
 from ._eq6 import refine
 from ._purified import (
@@ -41,7 +45,7 @@ _FIXED_STEPS = 4
 
 @final
 class _Converged(PurifyingFusionCenter):
-    """Eq. 5 to convergence from several starts, then Eq. 6."""
+    """Eq. 5 to convergence from several starts, then Eq. 6; or Eq. 5 within a gap."""
 
     def __init__(
         self,
@@ -49,10 +53,34 @@ class _Converged(PurifyingFusionCenter):
         head: nn.Module,
         tau: float | None,
         max_iterations: int,
+        guard: Guard | None = None,
     ) -> None:
         super().__init__(fitted, head)
         self.tau = tau
         self.max_iterations = max_iterations
+        self.guard = guard
+
+    @property
+    def facts(self) -> dict[str, float | int | str]:
+        """The manifold, and with a gap its limit."""
+        return {**super().facts, **({} if self.guard is None else self.guard.facts)}
+
+    @property
+    def certify(self) -> Certify | None:
+        """See `Guard`; None without a gap."""
+        if self.guard is None:
+            return None
+        return partial(self.guard.certify, self, self._lead(self.guard))
+
+    @property
+    def certificate_parts(self) -> Parts | None:
+        """See `Guard`; None without a gap."""
+        if self.guard is None:
+            return None
+        return partial(self.guard.certificate_parts, self, self._lead(self.guard))
+
+    def _lead(self, guard: Guard) -> Lead:
+        return head_lead(self.head, guard.manifold)
 
     def with_effort(self, factor: int) -> _Converged:
         """With so many times the iterations of Eq. 5."""
@@ -61,6 +89,8 @@ class _Converged(PurifyingFusionCenter):
         )
 
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        if self.guard is not None:
+            return self.guard.purify(observation)
         fit = robust_fit(self.manifold, observation, max_iterations=self.max_iterations)
         if self.tau is None:
             return self.manifold.decode(fit.code), fit.status
@@ -216,6 +246,10 @@ class CoPur(AbstractDefense):
             `affine` for the converged solver and `mlp` for the others.
         width: width of the code (the paper's: 150); none selects it by the same rule.
         max_iterations: limit per sample of the converged solver's Eq. 5; Eq. 6 has 60.
+        gap: every answer's Eq. 5 is proved to be within this share of the sum of block
+            deviations of a typical clean sample, and blocks beyond 100 times the largest
+            clean deviation are moved to there. Decisions can then be certified, and the
+            fitted fusion center has `certify`. None: neither.
 
     Source: Liu, Xie, Koyejo and Li 2022, Eq. 5 and 6.
     """
@@ -231,6 +265,21 @@ class CoPur(AbstractDefense):
     manifold: Family | None = None
     width: Width = None
     max_iterations: Annotated[int, Meta(ge=1)] = 200
+    gap: Annotated[float, Meta(ge=1e-6, le=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.gap is None:
+            return
+        if self.solver != "converged" or self.manifold not in (None, "affine"):
+            raise ValueError(
+                "gap: expected the converged solver and an affine manifold, whose fit has"
+                f" one minimum, got solver={self.solver} and manifold={self.manifold}"
+            )
+        if self.refine and self.tau is not None and self.tau < 1:
+            raise ValueError(
+                "gap: expected tau of at least 1, for which Eq. 6 has the solution of"
+                f" Eq. 5, or refine=false, got tau={self.tau:g}"
+            )
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit the manifold and the head on its output."""
@@ -244,7 +293,13 @@ class CoPur(AbstractDefense):
             # least sum ||h - P l||: Eq. 5's minimizer is its own, and nothing is left.
             if fitted.manifold.family == "affine" and tau is not None and tau >= 1:
                 tau = None
-            return _Converged(fitted, head, tau, self.max_iterations)
+            guard = None
+            if self.gap is not None:
+                assert isinstance(fitted.manifold, AffineManifold)
+                guard = guard_for(
+                    fitted.manifold, training, self.gap, self.max_iterations
+                )
+            return _Converged(fitted, head, tau, self.max_iterations, guard)
         return _FixedSteps(
             fitted, head, self.tau or 1000.0, released=self.solver == "released"
         )

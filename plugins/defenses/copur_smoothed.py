@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from functools import partial
+from typing import Annotated, ClassVar, final
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from cibench import (
@@ -18,8 +20,10 @@ from cibench import (
     Training,
     hookimpl,
 )
+from cibench.certify import Lead
 
 from .. import papers
+from ._certified import Certify, Guard, Parts
 from ._noise import CertifyingOptions, Clean
 from ._purified import Family, PurifyingFusionCenter, Width
 from ._smoothing import Smoother
@@ -43,7 +47,35 @@ class _SmoothedCoPur(PurifyingFusionCenter):
     @property
     def facts(self) -> dict[str, float | int | str]:
         """The manifold, the noise and the largest radius it can certify."""
-        return {**super().facts, **self.smoother.facts}
+        return {**self.purifier.facts, **self.smoother.facts}
+
+    @property
+    def certify(self) -> Certify | None:
+        """Of the very votes that decide, without chance; None without a gap."""
+        guard = self.purifier.guard
+        if guard is None:
+            return None
+        return partial(guard.certify, self, self._lead(guard))
+
+    @property
+    def certificate_parts(self) -> Parts | None:
+        """The parts of such a certificate; None without a gap.
+
+        Their `lead` is in votes; `radius` is that of `purified_radius`, or 0 where its
+        class is not the one decided.
+        """
+        return None if self.purifier.guard is None else self._parts
+
+    def _lead(self, guard: Guard) -> Lead:
+        return partial(self.smoother.vote_lead, guard.manifold.basis)
+
+    def _parts(self, observation: Observation, corrupted: int) -> dict[str, Tensor]:
+        guard = self.purifier.guard
+        assert guard is not None
+        found = guard.certificate_parts(self, self._lead(guard), observation, corrupted)
+        radius, classes = self.purified_radius(observation)
+        same = classes == self(observation).logits.argmax(dim=1)
+        return {**found, "radius": torch.where(same, radius, 0.0)}
 
     @property
     def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
@@ -136,6 +168,9 @@ class CoPurSmoothed(CertifyingOptions):
         selection: draws beside the bank that choose the class a radius is for.
         manifold: family of the manifold, as in `copur`.
         width: width of the code, as in `copur`.
+        gap: as in `copur`: with it the fitted fusion center has `certify`. It counts the
+            votes of the drawn noise that no error within the purifier's bound can move,
+            and holds without chance; `purified_radius` is for infinitely many draws.
 
     Source: Liu, Xie, Koyejo and Li 2022, section 4; Cohen, Rosenfeld and Kolter 2019.
     """
@@ -149,11 +184,18 @@ class CoPurSmoothed(CertifyingOptions):
 
     manifold: Family = "affine"
     width: Width = None
+    gap: Annotated[float, Meta(ge=1e-6, le=1)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._copur()
+
+    def _copur(self) -> CoPur:
+        return CoPur(manifold=self.manifold, width=self.width, gap=self.gap)
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit CoPur, draw the noise; train a head with it if asked to."""
-        copur = CoPur(manifold=self.manifold, width=self.width)
-        purifier = copur.fit(training, generator=generator)
+        purifier = self._copur().fit(training, generator=generator)
         assert isinstance(purifier, _Converged)
 
         def on_manifold(clean: Observation) -> Observation:
