@@ -21,12 +21,13 @@ import itertools
 from cibench import Knowledge, Victim
 from cibench.manifold import AutoEncoder, FittedManifold
 from cibench_plugins.defenses._chain import Chain
+from cibench_plugins.defenses._fixed_steps import FixedSteps
 from cibench_plugins.defenses._released import (
     STAGE1_STEPS,
     STAGE2_STEPS,
     released_purify,
 )
-from cibench_plugins.defenses.copur import _Converged, _FixedSteps
+from cibench_plugins.defenses.copur import _Converged
 from helpers import affine_manifold, everyone, layout_of, linear_head, normal, seeded
 
 AGENTS, BLOCK, SAMPLES = 10, 32, 454
@@ -146,7 +147,7 @@ def test_gradient_through_all_released_steps(benchmark):
         generator=seeded(),
     )  # fmt: skip
     head = linear_head(layout.width, 2).float()
-    center = _FixedSteps(
+    center = FixedSteps(
         FittedManifold(model.requires_grad_(False), 0.0, {}), head, 1000.0,
         released=False,
     )  # fmt: skip

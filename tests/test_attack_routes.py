@@ -15,7 +15,8 @@ from cibench import (
 from cibench.manifold import FittedManifold
 from cibench_plugins.attacks._routes import Routed
 from cibench_plugins.attacks.pgd import PGD
-from cibench_plugins.defenses.copur import _Converged, _FixedSteps
+from cibench_plugins.defenses._fixed_steps import FixedSteps
+from cibench_plugins.defenses.copur import _Converged
 from cibench_plugins.defenses.copur_smoothed import CoPurSmoothed
 from helpers import (
     Plain,
@@ -49,7 +50,7 @@ def converged(manifold, tau=None):
 
 def fixed(manifold, released=False):
     head = linear_head(manifold.layout.width, 3)
-    return _FixedSteps(FittedManifold(manifold, 0.0, {}), head, 10.0, released=released)
+    return FixedSteps(FittedManifold(manifold, 0.0, {}), head, 10.0, released=released)
 
 
 def noisy(manifold, samples=6, size=0.3):

@@ -16,9 +16,10 @@ from cibench.manifold import AffineManifold, FittedManifold, recovery_error
 from cibench_plugins.datasets.synthetic import Synthetic
 from cibench_plugins.defenses._chain import Chain
 from cibench_plugins.defenses._eq6 import eq6, refine
+from cibench_plugins.defenses._fixed_steps import FixedSteps
 from cibench_plugins.defenses._lbfgs import minimize_each
 from cibench_plugins.defenses._released import released_purify
-from cibench_plugins.defenses.copur import CoPur, _Converged, _FixedSteps
+from cibench_plugins.defenses.copur import CoPur, _Converged
 from cibench_plugins.defenses.manifold_projection import ManifoldProjection
 from cibench_plugins.defenses.none import NoDefense
 from helpers import (
@@ -497,11 +498,11 @@ def test_unusable_blocks_are_missing_blocks(center, synthetic, value):
 
 def test_a_decision_does_not_depend_on_chunks(center, synthetic):
     test = flipped(synthetic[1][:23], (3,), 5.0)
-    if isinstance(center, _FixedSteps):
+    if isinstance(center, FixedSteps):
         # Steps of tau = 1000 along a residual of rounding size: what float32 leaves of
         # it differs between batch sizes, as in the released code.
         head = copy.deepcopy(center.head).double()
-        center = _FixedSteps(center.fitted, head, center.tau, released=center.released)
+        center = FixedSteps(center.fitted, head, center.tau, released=center.released)
         test = test.with_features(test.features.double())
     whole = center(test)
     with pytest.MonkeyPatch.context() as patch:

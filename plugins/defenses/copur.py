@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal, final
 
@@ -27,20 +27,15 @@ from cibench.certify import Lead
 
 from .. import papers
 from ._certified import Certify, Guard, Parts, guard_for, head_lead
-from ._chain import Chain
 from ._eq6 import refine
+from ._fixed_steps import FixedSteps
 from ._purified import (
-    MEMORY,
     Family,
     PurifyingFusionCenter,
     Width,
     manifold_recipe,
 )
-from ._released import STAGE1_STEPS, STAGE2_STEPS, released_purify
 from ._unrolled import STEPS, unrolled_code
-
-#: Index of "fixed-steps" in `cibench.SOLVER_STATUS`.
-_FIXED_STEPS = 4
 
 
 @final
@@ -84,9 +79,9 @@ class _Converged(PurifyingFusionCenter):
 
     def with_effort(self, factor: int) -> _Converged:
         """With so many times the iterations of Eq. 5."""
-        return _Converged(
-            self.fitted, self.head, self.tau, factor * self.max_iterations
-        )
+        most = factor * self.max_iterations
+        guard = self.guard and replace(self.guard, max_iterations=most)
+        return _Converged(self.fitted, self.head, self.tau, most, guard)
 
     def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
         if self.guard is not None:
@@ -145,81 +140,6 @@ class _Converged(PurifyingFusionCenter):
             fit = robust_fit(self.manifold, wide, max_iterations=60, tolerance=1e-5)
         code = differentiable_code(self.manifold, wide, fit.code)
         return self.manifold.decode(code).to(observation.features.dtype)
-
-
-@final
-class _FixedSteps(PurifyingFusionCenter):
-    """The released algorithm: a fixed number of gradient steps."""
-
-    def __init__(
-        self,
-        fitted: FittedManifold,
-        head: nn.Module,
-        tau: float,
-        *,
-        released: bool,
-        effort: int = 1,
-    ) -> None:
-        super().__init__(fitted, head)
-        self.tau = tau
-        self.released = released
-        self.effort = effort
-        self.chain = Chain(fitted.manifold, next(head.parameters()).dtype)
-        # No Jacobian is formed here: a step keeps a few joint embeddings.
-        self.samples_per_chunk = MEMORY // (8 * 12 * fitted.manifold.layout.width)
-
-    def with_effort(self, factor: int) -> _FixedSteps:
-        """With so many times the steps of either stage."""
-        return _FixedSteps(
-            self.fitted,
-            self.head,
-            self.tau,
-            released=self.released,
-            effort=factor * self.effort,
-        )
-
-    def purify(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        purified = released_purify(
-            self.chain,
-            observation,
-            observation.filled(0.0),
-            tau=self.tau,
-            all_agents=self.released,
-            stop_below=0.1 if self.released else 0.0,
-            effort=self.effort,
-        )
-        status = torch.full_like(
-            observation.observed[:, 0], _FIXED_STEPS, dtype=torch.uint8
-        )
-        return purified, status
-
-    @property
-    def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
-        """Every step, differentiated."""
-        return {"unrolled": self.unrolled}
-
-    def samples_per_gradient(self, route: str) -> int:
-        """A graph through all steps keeps what each computes."""
-        if route != "unrolled":
-            return super().samples_per_gradient(route)
-        layers = sum(len(bias) for _, bias, _ in self.chain.layers)
-        floats = 8 * self.manifold.layout.width + 3 * layers
-        return max(1, MEMORY // (4 * (STAGE1_STEPS + STAGE2_STEPS) * floats))
-
-    def unrolled(self, observation: Observation) -> Tensor:
-        """The answer with the derivative of all its steps."""
-        return self.answers(self.purify(observation)[0])
-
-    def surrogate(self, observation: Observation) -> Tensor:
-        """The purified answer with the derivative of D(E(.)) at the purified point.
-
-        Backward pass differentiable approximation (Athalye, Carlini and Wagner 2018).
-        """
-        with torch.no_grad():
-            purified, _ = self.purify(observation)
-        received = observation.filled(0.0)
-        nearby = self.chain.forward(purified + (received - received.detach()))[0]
-        return self.answers(purified + (nearby - nearby.detach()))
 
 
 @final
@@ -300,7 +220,7 @@ class CoPur(AbstractDefense):
                     fitted.manifold, training, self.gap, self.max_iterations
                 )
             return _Converged(fitted, head, tau, self.max_iterations, guard)
-        return _FixedSteps(
+        return FixedSteps(
             fitted, head, self.tau or 1000.0, released=self.solver == "released"
         )
 
