@@ -111,13 +111,6 @@ class FusionCenter(nn.Module, ABC):
         """Most samples that are differentiated at once: bounds the memory of a graph."""
         return self.samples_per_chunk
 
-    def of_samples(self, samples: Tensor) -> FusionCenter:
-        """This fusion center for some of the samples that it was deployed for.
-
-        Only one that was told something of each sample differs.
-        """
-        return self
-
     def with_effort(self, factor: int) -> FusionCenter | None:
         """This fusion center with `factor` times the steps of its solver.
 

@@ -13,6 +13,23 @@ from .defense import Decision, FusionCenter, joined
 from .observation import Observation
 
 
+class PerSample(FusionCenter):
+    """What the harness itself puts around a fusion center for a certain batch.
+
+    Not for plugins: a defense that is another one for part of a batch would escape attacks
+    that go on with the samples that are left.
+    """
+
+    @abstractmethod
+    def narrowed(self, samples: Tensor) -> FusionCenter:
+        """The same for some of its samples, `(k,)` indices or `(n,)` booleans."""
+
+
+def of_samples(center: FusionCenter, samples: Tensor) -> FusionCenter:
+    """A fusion center for some of the samples that it was deployed for."""
+    return center.narrowed(samples) if isinstance(center, PerSample) else center
+
+
 class OracleFusionCenter(FusionCenter):
     """A fusion center that is told which agents are corrupted: nobody can deploy it.
 
@@ -49,7 +66,7 @@ class OracleFusionCenter(FusionCenter):
 
 
 @final
-class _Told(FusionCenter):
+class _Told(PerSample):
     def __init__(self, center: OracleFusionCenter, corrupted: Tensor) -> None:
         super().__init__()
         self.center = center
@@ -60,7 +77,7 @@ class _Told(FusionCenter):
     def facts(self) -> dict[str, float | int | str]:
         return self.center.facts
 
-    def of_samples(self, samples: Tensor) -> FusionCenter:
+    def narrowed(self, samples: Tensor) -> FusionCenter:
         return _Told(self.center, self.corrupted[samples])
 
     def samples_per_gradient(self, route: str) -> int:

@@ -19,14 +19,18 @@ fusion center reaches what follows the defense by its logits alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import final
 
 import torch
 from torch import Tensor
 
 from .attack import AbstractAttack, project
-from .defense import Decision, FusionCenter
+from .defense import SURROGATE, Decision, FusionCenter
+from .manifold import Manifold
 from .observation import Observation
+from .oracle import PerSample, of_samples
 from .threat import Criterion
 from .victim import Victim
 from .watch import Watch
@@ -44,7 +48,7 @@ class _AllFound(BaseException):
 
 
 @final
-class Grafted(FusionCenter):
+class Grafted(PerSample):
     """A defense behind a two-class head that is wrong at a planted point.
 
     Args:
@@ -71,10 +75,19 @@ class Grafted(FusionCenter):
         self.samples_per_chunk = 2**62  # the defense cuts its own pieces
         self._features = clean.filled(0.0)
         self._honest = ~clean.layout.expand(own)
+        pair = clean, planted
         with torch.no_grad():
-            decided = [center(each).logits for each in (clean, planted)]
-            shown = [center.differentiable_logits(each) for each in (clean, planted)]
-        self._decided, self._shown = _direction(*decided), _direction(*shown)
+            decided = [center(each).logits for each in pair]
+            shown = [center.differentiable_logits(each) for each in pair]
+            along = {
+                route: _direction(
+                    *(center.differentiable_logits(each, route) for each in pair)
+                )
+                for route in center.routes
+            }
+        self._decided = _direction(*decided)
+        self._shown = {SURROGATE: _direction(*shown), **along}
+        self._at: Tensor | None = None
         moved = torch.linalg.vector_norm(decided[1] - decided[0], dim=1)
         largest = torch.maximum(decided[0].abs().amax(1), decided[1].abs().amax(1))
         #: How far the planted point moves each sample's logits.
@@ -92,8 +105,42 @@ class Grafted(FusionCenter):
 
     def surrogate(self, observation: Observation) -> Tensor:
         """The grafted head on what the defense shows an adversary."""
-        logits = self.center.differentiable_logits(observation)
-        return self._head(observation, logits, self._shown)
+        return self._along(observation, SURROGATE)
+
+    @property
+    def routes(self) -> Mapping[str, Callable[[Observation], Tensor]]:
+        """The grafted head on each other form of the defense."""
+        return {
+            route: partial(self._along, route=route) for route in self.center.routes
+        }
+
+    @property
+    def purifies_onto(self) -> Manifold | None:
+        """The defense's manifold."""
+        return self.center.purifies_onto
+
+    def samples_per_gradient(self, route: str) -> int:
+        """As the defense's."""
+        return self.center.samples_per_gradient(route)
+
+    def narrowed(self, samples: Tensor) -> Grafted:
+        """See `PerSample`."""
+        part = Grafted.__new__(Grafted)
+        FusionCenter.__init__(part)
+        part.samples_per_chunk = self.samples_per_chunk
+        part.watch, part.center = self.watch, of_samples(self.center, samples)
+        part._features, part._honest = self._features[samples], self._honest[samples]
+        part._decided = _part(self._decided, samples)
+        part._shown = {r: _part(of, samples) for r, of in self._shown.items()}
+        everyone = torch.arange(len(self._features), device=samples.device)
+        part._at = (everyone if self._at is None else self._at)[samples]
+        # These are of all samples: the attack stops when no point is left anywhere.
+        part.moved, part.has_point = self.moved, self.has_point
+        return part
+
+    def _along(self, observation: Observation, route: str) -> Tensor:
+        logits = self.center.differentiable_logits(observation, route)
+        return self._head(observation, logits, self._shown[route])
 
     def _head(
         self, observation: Observation, logits: Tensor, of: tuple[Tensor, Tensor]
@@ -103,7 +150,7 @@ class Grafted(FusionCenter):
         t = ((logits - start) * direction).sum(dim=1)
         grafted = torch.stack([0.5 - t, t - 0.5], dim=1)
         if self.watch is not None:
-            self.watch.answered(observation, grafted.detach())
+            self.watch.answered(observation, grafted.detach(), None, self._at)
             if (self.watch.found | ~self.has_point).all():
                 raise _AllFound
         return grafted
@@ -115,6 +162,10 @@ class Grafted(FusionCenter):
             return torch.arange(n, device=features.device)
         same = (features[:, None] == self._features) | ~self._honest
         return same.all(dim=2).to(torch.uint8).argmax(dim=1)
+
+
+def _part(of: tuple[Tensor, Tensor], samples: Tensor) -> tuple[Tensor, Tensor]:
+    return of[0][samples], of[1][samples]
 
 
 def _direction(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

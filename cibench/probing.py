@@ -51,7 +51,7 @@ class Signs:
         nobody = torch.zeros_like(self._moved)
         self._lost, self._progress, self._own = nobody, nobody, nobody
         self._late, self._early = nobody, nobody
-        self._watched = self._averaged = False
+        self._watched = self._averaged = self._followed = False
         self._hardest: tuple[int, Draw, Observation] | None = None
 
     def add(
@@ -86,6 +86,7 @@ class Signs:
             self._late = self._late | last.late
             self._early = self._early | ((last.first > 0) & ~last.late)
             self._averaged |= any(watch.averaged for watch in watches)
+            self._followed |= any(watch.asked > 0 for watch in watches)
 
     def measured(self, center: FusionCenter, standing: Tensor) -> dict[str, float]:
         """Everything measured, by name; see `cibench.flags`. The hardest draw is probed.
@@ -100,7 +101,8 @@ class Signs:
         found: dict[str, float | None] = {}
         if self._watched:
             found["lost_success"] = _share(self._lost & standing, counted)
-            found["broken_late"] = _share(self._late & ~self._early, counted)
+            late = self._late & ~self._early & ~standing
+            found["broken_late"] = _share(late, counted)
         if not isinstance(center, OracleFusionCenter):
             stuck = self._moved & self._own & ~self._progress
             found["no_progress"] = _share(stuck, self._moved & self._own)
@@ -128,7 +130,9 @@ class Signs:
         clean, told = scenario.clean[at], _told(center, draw.compromised[at])
         own = draw.compromised[at] & clean.observed
         differ = _differ(told, clean, self._generator("last digits"))
-        found: dict[str, float | None] = {"answers_differ": differ}
+        found: dict[str, float | None] = {}
+        if self._followed or not self._watched:
+            found["answers_differ"] = differ
         if differ:
             # Differences of an answer by chance say nothing of its slope.
             found["answers_differ_averaged"] = float(self._averaged)

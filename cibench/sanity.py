@@ -63,7 +63,11 @@ def _all_agents(row: Sequence[CellRecord]) -> _Raised:
     """Who controls every agent without a budget decides for the fusion center."""
     for control in row:
         agents = {part.agents for part in control.attack if part.corrupts}
-        if agents != {"all"} or not _follows_gradients(control) or _bounded(control):
+        knows = any(part.knowledge == "adaptive" for part in control.attack)
+        if agents != {"all"} or not knows or _bounded(control):
+            continue
+        # Told that everybody lies, nothing is left to ask: no attack moves that.
+        if "oracle-information" in control.flags:
             continue
         metrics = control.metrics
         assert metrics is not None
@@ -94,7 +98,8 @@ def _monotone(row: Sequence[CellRecord]) -> _Raised:
 def _knowledge(row: Sequence[CellRecord]) -> _Raised:
     """What knows less never breaks samples that no attack with all knowledge breaks."""
     for weaker in row:
-        if _follows_gradients(weaker) or not weaker.attack:
+        knows = any(part.knowledge == "adaptive" for part in weaker.attack)
+        if knows or not weaker.attack:
             continue
         threat = _threat(weaker)
         strong = [

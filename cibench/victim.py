@@ -13,6 +13,7 @@ from torch import Tensor
 from ._errors import KnowledgeError
 from .defense import SURROGATE, Decision, FusionCenter
 from .observation import Observation
+from .oracle import of_samples
 from .threat import Knowledge
 from .watch import Watch
 
@@ -63,6 +64,10 @@ class Victim:
         self.__watch = None if knowledge is Knowledge.FUSION else watch
         self.__recorded = recorded
         self.__knowledge = knowledge
+        self.__rows: Tensor | None = None
+        self.__judged = True
+        self.__manifold: Manifold | None = None
+        self.__abstained: Tensor | None = None
         self.__tally = _Tally()
         self.__undefended = undefended
         self.__model = {
@@ -102,11 +107,18 @@ class Victim:
 
     @property
     def manifold(self) -> Manifold | None:
-        """What the defense purifies onto, known at `adaptive`; None without any."""
+        """A copy of what the defense purifies onto, at `adaptive`; None without any."""
         if self.knowledge is not Knowledge.ADAPTIVE:
             return None
         assert self.__model is not None
-        return self.__model.purifies_onto
+        if self.__manifold is None:
+            self.__manifold = copy.deepcopy(self.__model.purifies_onto)
+        return self.__manifold
+
+    @property
+    def abstained(self) -> Tensor | None:
+        """`(n,)` where the last of `logits` came with a refusal to decide; or None."""
+        return self.__abstained
 
     def part(self, samples: Tensor) -> Victim:
         """The victim for some of the samples: what is asked of it counts here, too.
@@ -115,8 +127,11 @@ class Victim:
             samples: `(k,)` indices or `(n,)` booleans of the samples it is asked about.
         """
         part = copy.copy(self)
+        if samples.dtype == torch.bool:
+            samples = samples.nonzero().squeeze(1)
+        part.__rows = samples if self.__rows is None else self.__rows[samples]
         if self.__model is not None:
-            part.__model = self.__model.of_samples(samples)
+            part.__model = of_samples(self.__model, samples)
         part.__own = None if self.__own is None else self.__own[samples]
         return part
 
@@ -133,7 +148,7 @@ class Victim:
             )
         weaker = copy.copy(self)
         weaker.__knowledge, weaker.__model = Knowledge.FUSION, self.__undefended
-        weaker.__watch = None
+        weaker.__watch, weaker.__judged = None, False
         return weaker
 
     def logits(self, observation: Observation) -> Tensor:
@@ -151,8 +166,10 @@ class Victim:
         self.__tally.queries += len(observation)
         with torch.no_grad():
             decision: Decision = model(observation)
+        refused = decision.abstained
+        self.__abstained = refused
         if self.__watch is not None:
-            self.__watch.answered(observation, decision.logits, decision.abstained)
+            self.__watch.answered(observation, decision.logits, refused, self.__rows)
         return decision.logits
 
     def recordings(self) -> tuple[Observation, Tensor]:
@@ -214,7 +231,7 @@ class Victim:
         for start in range(0, max(1, n), size):
             rows = torch.arange(start, min(start + size, n))
             rows = rows.to(observation.features.device)
-            model = whole if size >= n else whole.of_samples(rows)
+            model = whole if size >= n else of_samples(whole, rows)
             with torch.enable_grad():
                 features = observation.features[rows].detach().requires_grad_()
                 part = observation[rows].with_features(features)
@@ -226,13 +243,15 @@ class Victim:
             gradients.append(gradient)
             answers.append(logits.detach())
         found, shown = torch.cat(gradients), torch.cat(answers)
-        self.__tally.unusable += int(self._unusable(observation, found).sum())
+        # A vote that is won has nothing to follow; the undefended one is not on trial.
+        if self.__judged and route != "votes":
+            self.__tally.unusable += int(self._unusable(observation, found).sum())
         if self.__watch is not None:
             self.__watch.differentiated(observation.features.detach().clone(), shown)
             # Where a surrogate stands in, its answers are not the deployed ones.
             plain = type(whole).surrogate is FusionCenter.surrogate
             if plain and route == SURROGATE:
-                self.__watch.answered(observation, shown)
+                self.__watch.answered(observation, shown, None, self.__rows)
         return found, shown
 
     def _unusable(self, observation: Observation, gradient: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ class Watch:
 
     Attributes:
         found: `(n,)` samples of which some point asked for is within the threat model and
-            what the adversary wants. Only questions about all samples at once count.
+            what the adversary wants.
         gradients: gradients asked for at all samples at once.
+        asked: gradients asked for at any samples.
         first: `(n,)` how many of them it took until the logits shown with one were what
             the adversary wants; 0 where they never were.
     """
@@ -42,7 +43,7 @@ class Watch:
     ) -> None:
         self.found = torch.zeros(len(clean), dtype=torch.bool, device=own.device)
         self.gradients = 0
-        self._asked = self._repeated = 0
+        self.asked = self._repeated = 0
         self.first = torch.zeros(len(clean), dtype=torch.long, device=own.device)
         self._clean, self._criterion, self._own = clean, criterion, own
         self._radius = radius
@@ -50,16 +51,30 @@ class Watch:
         self._last: Tensor | None = None
 
     def answered(
-        self, observation: Observation, logits: Tensor, abstained: Tensor | None = None
+        self,
+        observation: Observation,
+        logits: Tensor,
+        abstained: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> None:
-        """Take note of the `(n, classes)` answers of the deployed fusion center."""
-        if len(observation) != len(self._clean):
+        """Take note of the `(k, classes)` answers of the deployed fusion center.
+
+        Args:
+            observation: what was asked about.
+            logits: the answers.
+            abstained: `(k,)` refusals among them.
+            rows: `(k,)` numbers of the samples; None for all of them, in order.
+        """
+        if rows is None:
+            rows = torch.arange(len(self._clean), device=self.found.device)
+        if len(observation) != len(rows):
             return
-        new = self._criterion.succeeded(logits) & ~self.found
+        new = self._criterion[rows].succeeded(logits) & ~self.found[rows]
         if abstained is not None:
             new &= ~abstained
         if new.any():
-            self.found[new] = self._within(observation[new], new)
+            at = rows[new]
+            self.found[at] = self._within(observation[new], at)
 
     def differentiated(self, features: Tensor, logits: Tensor) -> None:
         """Take note of a gradient that was asked for.
@@ -76,14 +91,14 @@ class Watch:
         before = self._last
         if len(features) > n:
             before, features = features[:n], features[n : 2 * n]
-        self._asked += 1
+        self.asked += 1
         self._repeated += before is not None and _same(features, before)
         self._last = features
 
     @property
     def averaged(self) -> bool:
         """Whether half of the gradients or more were asked for at the last one's point."""
-        return self._repeated > 0 and 2 * self._repeated >= self._asked
+        return self._repeated > 0 and 2 * self._repeated >= self.asked
 
     @property
     def late(self) -> Tensor:

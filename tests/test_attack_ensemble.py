@@ -5,11 +5,12 @@ import itertools
 import pytest
 import torch
 
-from cibench import Criterion, Knowledge, Victim
+from cibench import Criterion, Decision, FusionCenter, Knowledge, Victim
 from cibench.certify import all_subsets, setwise_certified
 from cibench.manifold import FittedManifold, robust_fit
 from cibench_plugins.attacks._latent import false_points, objectives
 from cibench_plugins.attacks._members import MEMBERS
+from cibench_plugins.attacks._standing import Standing
 from cibench_plugins.attacks.ablation_votes import AblationVotes
 from cibench_plugins.attacks.collusion import Collusion
 from cibench_plugins.attacks.ensemble import Ensemble
@@ -272,3 +273,37 @@ class _Blind(Victim):
     """Keeps its manifold to itself."""
 
     manifold = None
+
+
+class Chancy(FusionCenter):
+    """Answers rightly three times out of four, by chance, whatever is sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = seeded(7)
+
+    def decide(self, observation):
+        lucky = torch.rand(len(observation), generator=self.drawn) < 0.25
+        wrong = lucky & (observation.features[:, -1] != 0)
+        return Decision(logits=torch.stack([1.0 - 2.0 * wrong, 0.0 * wrong], dim=1))
+
+
+def test_one_lucky_answer_is_no_success():
+    layout = layout_of(*WIDTHS)
+    clean = everyone(torch.zeros(400, layout.width, dtype=torch.float64), layout)
+    mask = torch.zeros(400, layout.agents, dtype=torch.bool)
+    mask[:, -1] = True
+    center = Chancy()
+    victim = Victim(Knowledge.ADAPTIVE, undefended=center, defended=center)
+    criterion = Criterion(torch.zeros(400, dtype=torch.long))
+    standing = Standing(victim, clean, criterion, mask, None)
+    standing.attempt(lambda left: left.clean.with_features(left.clean.features + 1.0))
+    # A chance of 1/4 each time, asked again three times: 1/256 of 400.
+    assert len(standing.rows) > 390
+
+
+def test_a_fit_leaves_a_manifolds_state_alone():
+    manifold = affine_manifold((9,) * 4, 2)
+    before = set(manifold.state_dict())
+    robust_fit(manifold, everyone(on_manifold(manifold, 5), manifold.layout))
+    assert set(manifold.state_dict()) == before

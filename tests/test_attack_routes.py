@@ -13,6 +13,8 @@ from cibench import (
     Victim,
 )
 from cibench.manifold import FittedManifold
+from cibench.watch import Watch
+from cibench_plugins.attacks._best import Best
 from cibench_plugins.attacks._routes import Routed
 from cibench_plugins.attacks.pgd import PGD
 from cibench_plugins.defenses._fixed_steps import FixedSteps
@@ -178,7 +180,9 @@ def test_what_each_knowledge_grants_of_routes_and_manifold():
     center = converged(affine_manifold(WIDTHS, 3))
     adaptive = victim_of(center, undefended=Plain(linear_head(14, 3)))
     assert adaptive.routes == ("surrogate", "unrolled", "bpda")
-    assert adaptive.manifold is center.manifold
+    assert torch.equal(adaptive.manifold.basis, center.manifold.basis)
+    adaptive.manifold.basis.zero_()
+    assert center.manifold.basis.any()  # what the adversary holds is a copy
     weaker = adaptive.transfer()
     assert weaker.knowledge is Knowledge.FUSION
     assert weaker.routes == ("surrogate",)
@@ -271,3 +275,89 @@ def test_shipped_purifiers_name_their_routes():
     assert CoPurSmoothed.name == "copur-smoothed"
     assert set(converged(affine_manifold(WIDTHS, 3)).routes) == {"unrolled", "bpda"}
     assert set(fixed(autoencoder(WIDTHS, 3)).routes) == {"unrolled"}
+
+
+class Changing(FusionCenter):
+    """Answers with other logits if asked about a part of a batch: a plugin may not."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def decide(self, observation):
+        return Decision(logits=observation.features @ self.weight)
+
+    def of_samples(self, samples):
+        return Changing(-self.weight)
+
+    narrowed = of_samples
+
+
+def test_a_defense_cannot_be_another_for_a_part_of_the_samples():
+    center = Changing(normal(14, 2))
+    observation = everyone(normal(6, 14), layout_of(*WIDTHS))
+    victim = victim_of(center)
+    rows = torch.tensor([3, 0])
+    part = victim.part(rows).logits(observation[rows])
+    assert torch.equal(part, victim.logits(observation)[rows])
+
+
+def test_what_was_asked_of_a_part_is_watched():
+    center = Plain(linear_head(14, 2))
+    observation = everyone(normal(6, 14), layout_of(*WIDTHS))
+    criterion = Criterion(center(observation).logits.argmax(dim=1))
+    own = torch.ones(6, 4, dtype=torch.bool)
+    watch = Watch(observation, criterion, own, None)
+    victim = victim_of(center, watch=watch)
+    rows = torch.tensor([4, 1, 2])
+    far = -100 * observation.features
+    wrong = criterion.succeeded(center(observation.with_features(far)).logits)
+    assert wrong[rows].any()
+    victim.part(rows).part(torch.tensor([True, True, False])).logits(
+        observation.with_features(far)[rows[:2]]
+    )
+    expected = wrong.clone()
+    expected[[0, 2, 3, 5]] = False
+    assert torch.equal(watch.found, expected)
+
+
+def test_gradients_of_votes_and_of_the_undefended_are_not_on_trial():
+    class Flat(Plain):
+        @property
+        def routes(self):
+            return {"votes": lambda o: 0 * self.surrogate(o)}
+
+    center = Flat(linear_head(14, 2))
+    still = Plain(torch.nn.Linear(14, 2, dtype=torch.float64).requires_grad_(False))
+    still.head.weight.zero_()
+    observation = everyone(normal(6, 14), layout_of(*WIDTHS))
+    victim = victim_of(center, undefended=still)
+    victim.loss_gradient(observation, lambda z: z[:, 0], route="votes")
+    victim.transfer().loss_gradient(observation, lambda z: z[:, 0])
+    assert (victim.gradients, victim.unusable) == (12, 0)
+    plain = victim_of(still)
+    plain.loss_gradient(observation, lambda z: z[:, 0])
+    assert plain.unusable == 6
+
+
+class Refusing(FusionCenter):
+    """Abstains below a lead."""
+
+    def decide(self, observation):
+        logits = observation.features[:, :3]
+        lead = logits.topk(2, dim=1).values.diff(dim=1).abs().squeeze(1)
+        return Decision(logits=logits, abstained=lead < 1.0)
+
+
+@pytest.mark.parametrize("target", [None, 1])
+def test_a_refusal_is_no_target_reached_but_the_true_class_left(target):
+    layout = layout_of(*WIDTHS)
+    clean = everyone(torch.zeros(2, 14, dtype=torch.float64), layout)
+    features = clean.features.clone()
+    features[0, :3] = torch.tensor([0.0, 5.0, 0.0])  # decided
+    features[1, :3] = torch.tensor([0.0, 0.5, 0.0])  # refused
+    goal = None if target is None else torch.full((2,), target)
+    criterion = Criterion(torch.tensor([0, 0]), goal)
+    best = Best(victim_of(Refusing()), criterion)
+    best.offer(clean.with_features(features))
+    assert best.success.tolist() == [True, target is None]

@@ -9,6 +9,7 @@ import torch
 from cibench import AbstractAttack, Decision, FusionCenter
 from cibench.planted import ENOUGH, Grafted, planted_missed
 from cibench_plugins.attacks.apgd import APGD
+from cibench_plugins.attacks.ensemble import Ensemble
 from cibench_plugins.attacks.pgd import PGD
 from helpers import Plain, everyone, layout_of, linear_head, mlp_head, normal, seeded
 
@@ -142,3 +143,42 @@ def test_it_stops_once_all_are_found(clean, donors):
     center = Counting(linear_head(LAYOUT.width, 4))
     assert missed(center, PGD(agents="1", steps=1000), clean, donors) == 0.0
     assert Counting.asked < 100
+
+
+@pytest.mark.parametrize("agents", [[0], [0, 1, 2]])
+@pytest.mark.parametrize("members", ["pgd", "apgd", "payloads/pgd/square-blocks"])
+def test_an_attack_that_goes_on_with_who_is_left_finds_them(
+    clean, donors, agents, members
+):
+    """With every agent compromised no honest block tells the samples apart."""
+    mask = torch.zeros_like(MASK)
+    mask[:, agents] = True
+    center = Plain(mlp_head(LAYOUT.width, 3))
+    recorded = donors, torch.zeros(len(donors), dtype=torch.long)
+    found = planted_missed(
+        center, Ensemble(agents="all", members=members), clean, donors,
+        compromised=mask, radius=None, targeted=False, recorded=recorded,
+        generator=seeded(),
+    )  # fmt: skip
+    assert found == 0.0
+
+
+class Routed(Plain):
+    """Has a second derivative, of use or of none."""
+
+    def __init__(self, head, useful):
+        super().__init__(head)
+        self.useful = useful
+
+    @property
+    def routes(self):
+        return {"unrolled": lambda o: self.surrogate(o) * (1.0 if self.useful else 0.0)}
+
+
+@pytest.mark.parametrize(("useful", "expected"), [(True, 0.0), (False, 1.0)])
+def test_points_are_sought_along_the_attacks_own_derivative(
+    clean, donors, useful, expected
+):
+    center = Routed(mlp_head(LAYOUT.width, 3), useful)
+    attack = PGD(agents="1", gradient="unrolled", restarts=1)
+    assert missed(center, attack, clean, donors) == expected

@@ -318,7 +318,7 @@ def test_the_adaptive_suite_sets_every_defense_of_the_boards_against_both():
     assert (suite.seeds, ours.datasets) == (5, theirs.datasets)
     assert ours.defenses == {**theirs.defenses, **{name: name for name in LATER}}
     attacks = [scenario.attack for scenario in suite.scenarios]
-    assert {"none", "ensemble:agents=random:1", "ensemble:agents=all"} < set(attacks)
+    assert {"none", "ensemble:agents=random:1", "pgd:agents=all"} < set(attacks)
     registry = default_registry()
     for spec in map(Spec.parse, attacks):
         assert canonical(registry.configure("attack", spec)) == str(spec)

@@ -36,7 +36,8 @@ class AffineManifold(Manifold):
         same = bool(((grams - even).abs() <= 1e-12 * sizes.max()).all())
         # Blocks that are the same rotation in other units, as points of a median are.
         self._sizes = sizes if same else None
-        self._compressed: AffineManifold | None = None
+        # In a tuple, for a submodule would be part of the state.
+        self._smaller: tuple[AffineManifold, list[tuple[Tensor, Tensor]]] | None = None
 
     @property
     def rank(self) -> int:
@@ -66,21 +67,22 @@ class AffineManifold(Manifold):
         norm alone matters: one column more. Codes stay the same.
         """
         center = observation.features - self.mean
-        if self._compressed is None or self._compressed.mean.device != center.device:
-            self._axes = [torch.linalg.qr(self.basis[s]) for s in self.layout.slices]
+        if self._smaller is None or self._smaller[0].mean.device != center.device:
+            axes = [tuple(torch.linalg.qr(self.basis[s])) for s in self.layout.slices]
             zero = torch.zeros_like(self.basis[:1])
-            rows = [torch.cat([axes.R, zero]) for axes in self._axes]
+            rows = [torch.cat([inner, zero]) for _, inner in axes]
             layout = AgentLayout(self.layout.names, tuple(len(r) for r in rows))
             basis = torch.cat(rows)
-            self._compressed = AffineManifold(layout, zero.new_zeros(len(basis)), basis)
+            mean = zero.new_zeros(len(basis))
+            self._smaller = AffineManifold(layout, mean, basis), axes
+        smaller, axes = self._smaller
         columns = []
-        for s, axes in zip(self.layout.slices, self._axes, strict=True):
-            inside = center[:, s] @ axes.Q
-            outside = center[:, s] - inside @ axes.Q.T
+        for s, (outer, _) in zip(self.layout.slices, axes, strict=True):
+            inside = center[:, s] @ outer
+            outside = center[:, s] - inside @ outer.T
             columns += [inside, torch.linalg.vector_norm(outside, dim=1, keepdim=True)]
-        layout = self._compressed.layout
-        kept = Observation(torch.cat(columns, dim=1), observation.observed, layout)
-        return self._compressed, kept
+        features = torch.cat(columns, dim=1)
+        return smaller, Observation(features, observation.observed, smaller.layout)
 
     def step(
         self,

@@ -10,6 +10,14 @@ from torch import Tensor
 from cibench import Criterion, Observation, Victim
 
 
+def succeeded(criterion: Criterion, logits: Tensor, abstained: Tensor | None) -> Tensor:
+    """`(n,)` successes; a refusal leaves the true class, and reaches no target."""
+    found = criterion.succeeded(logits)
+    if abstained is None:
+        return found
+    return found | abstained if criterion.target is None else found & ~abstained
+
+
 class Best:
     """What was offered for each sample with the smallest logit margin.
 
@@ -32,7 +40,7 @@ class Best:
         """Ask for the decisions on one more attempt; `(n,)` where it is the best yet."""
         logits = self.victim.logits(sent)
         margin = self.criterion.margin(logits)
-        success = self.criterion.succeeded(logits)
+        success = succeeded(self.criterion, logits, self.victim.abstained)
         if self.observation is None:
             self.observation, self.margin, self.success = sent, margin, success
             return torch.ones_like(success)

@@ -148,7 +148,8 @@ def _apgd(shared: Shared) -> list[Attempt]:
 def _collusion(shared: Shared) -> list[Attempt]:
     known, steps = shared.victim.manifold, shared.steps // 2
     widths: tuple[int, ...] = WIDTHS
-    if known is not None and known.family == "affine":
+    if known is not None:
+        # One of its own, for the defense's manifold is tried beside it.
         widths = (known.rank,)
     return [shared.by(Collusion(width=width, steps=steps)) for width in widths]
 

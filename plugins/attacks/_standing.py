@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from cibench import Criterion, Observation, Victim, project
 
+from ._best import succeeded
 from ._blocks import replaced
 
 
@@ -31,10 +33,15 @@ class Left:
     compromised: Tensor
 
 
+#: Times a success is asked again before it counts: a defense may answer by chance.
+AGAIN = 3
+
+
 class Standing:
     """The best point so far for each sample, and the samples that withstand it.
 
-    Success is what the defense answers; once it is had, a sample costs nothing more.
+    Success is what the defense answers, and answers again; once it is had, a sample costs
+    nothing more.
 
     Args:
         victim: answers with the logits of the defense.
@@ -58,10 +65,9 @@ class Standing:
         self.compromised = compromised
         self.radius = radius
         self.best = observation
-        logits = victim.logits(observation)
-        self.margin = criterion.margin(logits)
+        everyone = torch.arange(len(observation), device=compromised.device)
+        self.margin, fallen = self._asked(observation, everyone)
         reachable = (compromised & observation.observed).any(dim=1)
-        fallen = criterion.succeeded(logits)
         # `(k,)` numbers of the samples that stand and can be reached.
         self.rows = (reachable & ~fallen & criterion.eligible).nonzero().squeeze(1)
 
@@ -76,6 +82,21 @@ class Standing:
             compromised=self.compromised[rows],
         )
 
+    def _asked(self, sent: Observation, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """`(k,)` margins, and who falls each time that is asked."""
+        goal = self.criterion[rows]
+        victim = self.victim.part(rows)
+        logits = victim.logits(sent)
+        fell = succeeded(goal, logits, victim.abstained)
+        for _ in range(AGAIN):
+            some = fell.nonzero().squeeze(1)
+            if len(some) == 0:
+                break
+            again = victim.part(some)
+            once_more = again.logits(sent[some])
+            fell[some] = succeeded(goal[some], once_more, again.abstained)
+        return goal.margin(logits), fell
+
     def attempt(self, attack: Callable[[Left], Observation]) -> None:
         """Attack who is left; keep what comes nearer, and let go of who falls."""
         if len(self.rows) == 0:
@@ -87,9 +108,9 @@ class Standing:
             features = project(features, left.clean, self.radius)
         silent = left.compromised & ~sent.observed
         legal = replaced(left.clean, left.compromised, features).without(silent)
-        logits = left.victim.logits(legal)
-        margin, fell = left.criterion.margin(logits), left.criterion.succeeded(logits)
-        better = fell | (margin < self.margin[self.rows])
+        margin, fell = self._asked(legal, self.rows)
+        # What fell only the first time is no nearer for that.
+        better = fell | ((margin > 0) & (margin < self.margin[self.rows]))
         rows = self.rows[better]
         self.margin = self.margin.index_copy(0, rows, margin[better])
         self.best = replace(

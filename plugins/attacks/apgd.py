@@ -94,7 +94,8 @@ class APGD(AbstractAttack):
         radii = [radius] if radius is not None else radii_of(observation, scale)
         best = observation.features
         logits = victim.logits(observation)
-        lowest = criterion.margin(logits)
+        # Margins are those of the form that is differentiated, the clean one included.
+        lowest = torch.full_like(best[:, 0], torch.inf)
         routed = Routed(victim, self.gradient, self.draws, generator)
         for loss in losses(criterion, logits, self.classes):
             for ball in [*radii, None] if radius is None else radii:

@@ -95,7 +95,10 @@ class Collusion(AbstractAttack):
         for width in self._widths(recorded):
             manifold = fit_affine(recorded, width).to(observation.features.device)
             outweigh = Outweigh(manifold, observation.observed, compromised)
-            for begin in self._starts(outweigh, observation, manifold, generator):
+            others = manifold.encode(recorded.filled(manifold.mean).double())
+            for begin in self._starts(
+                outweigh, observation, manifold, others, generator
+            ):
                 shift = self._directed(
                     victim, observation, criterion, manifold, outweigh, begin
                 )
@@ -159,14 +162,15 @@ class Collusion(AbstractAttack):
         outweigh: Outweigh,
         observation: Observation,
         manifold: AffineManifold,
+        others: Tensor,
         generator: torch.Generator,
     ) -> list[Tensor]:
-        """Shifts to start from: the one that outweighs most, either way, and a donor's."""
+        """Shifts to start from: what outweighs most, either way, and to a recording."""
         code = manifold.encode(observation.filled(manifold.mean).double())
         size = code.norm(dim=1, keepdim=True).clamp_min(1e-12)
         most = size * torch.nn.functional.normalize(outweigh.most(generator), dim=1)
-        donors = torch.randperm(len(code), generator=generator).to(code.device)
-        return [most, -most, code[donors] - code]
+        drawn = torch.randint(len(others), (len(code),), generator=generator)
+        return [most, -most, others.to(code)[drawn.to(code.device)] - code]
 
     def _directed(
         self,
