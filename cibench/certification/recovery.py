@@ -10,7 +10,7 @@ from torch import Tensor
 from ..certify import leverage, recovery_radius, recovery_rate
 from ..defense import FusionCenter
 from ..observation import Observation
-from .reasons import decoder
+from .reasons import by_recovery, decoder
 from .standing import parts
 
 
@@ -56,7 +56,7 @@ def recovery(
     if manifold is None or weight is None:
         return None
     constant = leverage(weight, clean.layout, corrupted)
-    if hasattr(fusion_center, "certificate_parts") and not constant.exact_zero:
+    if by_recovery(fusion_center) and not constant.exact_zero:
         found = parts(fusion_center, clean, corrupted)
         residual, rate = found["residual"], float(found["rate"].min())
         distance = found["distance"]

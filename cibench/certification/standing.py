@@ -13,7 +13,7 @@ from ..certify import missing_tolerance
 from ..defense import FusionCenter
 from ..observation import Observation
 from ..references import decide, predictions
-from .reasons import after_fit, beyond
+from .reasons import after_fit, beyond, by_recovery
 
 #: What every certificate against corrupted agents says.
 ANYTHING = (
@@ -92,7 +92,7 @@ def standing(
     assumptions: list[str] = []
     if any(shares.values()):
         assumptions.append(ANYTHING)
-        assumptions += [RECOVERY] if hasattr(fusion_center, "certificate_parts") else []
+        assumptions += [RECOVERY] if by_recovery(fusion_center) else []
     if missing and not randomized:
         silent = _silent(fusion_center, clean, right, missing)
         assumptions.append(SILENCE)
@@ -164,7 +164,7 @@ def _certified(fusion_center: FusionCenter, clean: Observation, number: int) -> 
 
 def _shortfall(fusion_center: FusionCenter, clean: Observation, number: int) -> str:
     """What is missing where no right decision stands."""
-    if not hasattr(fusion_center, "certificate_parts"):
+    if not by_recovery(fusion_center):
         plain = f"no right decision stands against {number}"
         return beyond(fusion_center, number) or plain
     found = parts(fusion_center, clean, number)
