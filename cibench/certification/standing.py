@@ -98,7 +98,9 @@ def standing(
         assumptions.append(SILENCE)
     elif missing:
         assumptions.append("silent agents: not tried, as decisions depend on chance")
-    chance = fusion_center.facts.get("alpha", 0.0) if any(shares.values()) else 0.0
+    chance = (
+        fusion_center.facts.get("certify_alpha", 0.0) if any(shares.values()) else 0.0
+    )
     return Standing(
         samples=len(clean),
         clean=_share(right),
@@ -172,9 +174,9 @@ def _shortfall(fusion_center: FusionCenter, clean: Observation, number: int) -> 
     if distance is None or not bool(torch.isfinite(distance).any()):
         return f"the recovery rate is not above 0 for {number} corrupted"
     text = f"the purified point may move by {float(distance.min()):.3g} or more"
-    if radius is not None:
-        text += f", decisions stand within {float(radius.max()):.3g} at most"
-    return text
+    if radius is None:
+        return f"{text}, further than any right decision stands"
+    return f"{text}, decisions stand within {float(radius.max()):.3g} at most"
 
 
 def parts(
