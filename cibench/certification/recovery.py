@@ -23,7 +23,8 @@ class Recovery:
     Args:
         rank: width of the manifold's code.
         residual: median and 90 % quantile over clean test samples of delta: the sum over
-            the agents heard of the norms of clean block minus point of the manifold.
+            the agents heard, or over those that may be honest where the certificate counts
+            these alone, of the norms of clean block minus point of the manifold.
         leverage: lower and upper bound of the leverage constant with every agent heard.
         rate: gamma that is proved: of the worst sample, or with every agent heard.
         distance: median and 90 % quantile of Delta; infinite where gamma is 0.
