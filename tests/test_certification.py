@@ -138,10 +138,10 @@ def test_a_defense_without_a_certificate_has_a_reason(center, reason):
 
 
 def test_confidence_is_that_of_a_certificate_by_chance():
-    center, clean = Certifying([[True] * N], {"alpha": 0.001}), clean_of()
+    center, clean = Certifying([[True] * N], {"certify_alpha": 0.001}), clean_of()
     labels = decided_by(center, clean)
     assert standing(center, clean, labels, corrupted=[1]).confidence == 0.999
-    nothing = Certifying([[False] * N], {"alpha": 0.001})
+    nothing = Certifying([[False] * N], {"certify_alpha": 0.001})
     assert standing(nothing, clean, labels, corrupted=[1]).confidence == 1.0
 
 
@@ -250,6 +250,9 @@ def test_a_shortfall_is_told_in_lengths():
     assert found.reasons[1] == (
         "the purified point may move by 2.5 or more, decisions stand within 0.5 at most"
     )
+    wide = Wide({"distance": 2.5, "lead": -1.0})
+    found = standing(wide, clean, labels, corrupted=[1])
+    assert found.reasons[1].endswith("further than any right decision stands")
     endless = Wide({"distance": math.inf})
     found = standing(endless, clean, labels, corrupted=[1])
     assert found.reasons[1] == "the recovery rate is not above 0 for 1 corrupted"

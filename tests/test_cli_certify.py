@@ -131,6 +131,7 @@ def test_every_defense_is_a_row_with_shares_or_a_reason(certify):
         "1: it outlasts 0 corrupted agents at most, ties aside"
     )
     assert "- partition-vote: the decision stands whichever heard agents" in out
+    assert "- partition-vote: confidence 1, no chance is involved" in out
     assert len(err.splitlines()) == 3
     assert err.startswith(f"[1/3] {SET} · none · seed 0: clean ")
 

@@ -81,11 +81,18 @@ def _of(pick: Callable[..., float]) -> Pick:
 
 
 def _residual(axes: Axes, sweep: Sweep) -> None:
-    """The residual does not depend on the number of corrupted agents."""
-    points = sweep.at(sweep.numbers[0])
-    for place, label in ((0, "median"), (1, "90 % quantile")):
-        values = [_of(lambda p, at=place: p.residual[at])(point) for point in points]
-        _plot(axes, values, place, label)
+    """Median and 90 % quantile; once where they do not depend on who is corrupted."""
+    drawn: list[list[float]] = []
+    for number in sweep.numbers:
+        points = sweep.at(number)
+        median, most = (
+            [_of(lambda p, at=at: p.residual[at])(point) for point in points]
+            for at in (0, 1)
+        )
+        if median not in drawn:
+            drawn.append(median)
+            _plot(axes, median, 2 * len(drawn) - 2, f"median, {number} corrupted")
+            _plot(axes, most, 2 * len(drawn) - 1, f"90 % quantile, {number} corrupted")
     _finish(axes, sweep, "residual delta")
     axes.set_ylim(bottom=0)
 

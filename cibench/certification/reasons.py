@@ -68,7 +68,7 @@ def after_fit(
     manifold, weight = fusion_center.purifies_onto, decoder(fusion_center)
     if manifold is None or weight is None or manifold.family != "affine":
         return None
-    if not hasattr(fusion_center, "certificate_parts"):
+    if not by_recovery(fusion_center):
         return None
     sets = family(layout, corrupted, 0, weight.device)
     return next(filter(None, zero_reasons(compress(weight, layout), sets)[0]), None)
@@ -85,6 +85,11 @@ def beyond(fusion_center: FusionCenter, corrupted: int) -> str | None:
         return None
     agents = "agent" if most == 1 else "agents"
     return f"it outlasts {most} corrupted {agents} at most, ties aside"
+
+
+def by_recovery(fusion_center: FusionCenter) -> bool:
+    """Whether its certificate is a recovery radius that it can take apart."""
+    return callable(getattr(fusion_center, "certificate_parts", None))
 
 
 def decoder(fusion_center: FusionCenter) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..certify import leverage, recovery_radius, recovery_rate
 from ..defense import FusionCenter
 from ..observation import Observation
-from .reasons import decoder
+from .reasons import by_recovery, decoder
 from .standing import parts
 
 
@@ -23,7 +23,8 @@ class Recovery:
     Args:
         rank: width of the manifold's code.
         residual: median and 90 % quantile over clean test samples of delta: the sum over
-            the agents heard of the norms of clean block minus point of the manifold.
+            the agents heard, or over those that may be honest where the certificate counts
+            these alone, of the norms of clean block minus point of the manifold.
         leverage: lower and upper bound of the leverage constant with every agent heard.
         rate: gamma that is proved: of the worst sample, or with every agent heard.
         distance: median and 90 % quantile of Delta; infinite where gamma is 0.
@@ -56,7 +57,7 @@ def recovery(
     if manifold is None or weight is None:
         return None
     constant = leverage(weight, clean.layout, corrupted)
-    if hasattr(fusion_center, "certificate_parts") and not constant.exact_zero:
+    if by_recovery(fusion_center) and not constant.exact_zero:
         found = parts(fusion_center, clean, corrupted)
         residual, rate = found["residual"], float(found["rate"].min())
         distance = found["distance"]

@@ -13,7 +13,7 @@ from ..certify import missing_tolerance
 from ..defense import FusionCenter
 from ..observation import Observation
 from ..references import decide, predictions
-from .reasons import after_fit, beyond
+from .reasons import after_fit, beyond, by_recovery
 
 #: What every certificate against corrupted agents says.
 ANYTHING = (
@@ -92,13 +92,15 @@ def standing(
     assumptions: list[str] = []
     if any(shares.values()):
         assumptions.append(ANYTHING)
-        assumptions += [RECOVERY] if hasattr(fusion_center, "certificate_parts") else []
+        assumptions += [RECOVERY] if by_recovery(fusion_center) else []
     if missing and not randomized:
         silent = _silent(fusion_center, clean, right, missing)
         assumptions.append(SILENCE)
     elif missing:
         assumptions.append("silent agents: not tried, as decisions depend on chance")
-    chance = fusion_center.facts.get("alpha", 0.0) if any(shares.values()) else 0.0
+    chance = (
+        fusion_center.facts.get("certify_alpha", 0.0) if any(shares.values()) else 0.0
+    )
     return Standing(
         samples=len(clean),
         clean=_share(right),
@@ -164,7 +166,7 @@ def _certified(fusion_center: FusionCenter, clean: Observation, number: int) -> 
 
 def _shortfall(fusion_center: FusionCenter, clean: Observation, number: int) -> str:
     """What is missing where no right decision stands."""
-    if not hasattr(fusion_center, "certificate_parts"):
+    if not by_recovery(fusion_center):
         plain = f"no right decision stands against {number}"
         return beyond(fusion_center, number) or plain
     found = parts(fusion_center, clean, number)
@@ -172,9 +174,9 @@ def _shortfall(fusion_center: FusionCenter, clean: Observation, number: int) -> 
     if distance is None or not bool(torch.isfinite(distance).any()):
         return f"the recovery rate is not above 0 for {number} corrupted"
     text = f"the purified point may move by {float(distance.min()):.3g} or more"
-    if radius is not None:
-        text += f", decisions stand within {float(radius.max()):.3g} at most"
-    return text
+    if radius is None:
+        return f"{text}, further than any right decision stands"
+    return f"{text}, decisions stand within {float(radius.max()):.3g} at most"
 
 
 def parts(

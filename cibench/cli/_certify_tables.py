@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from ..certification.certifying import Certified
+    from ..certification.standing import Standing
     from ..results.table import Table
 
 
@@ -40,11 +41,11 @@ def _table(dataset: str, rows: Sequence[Certified]) -> Table:
         *("defense", "seed", "clean"),
         *(f"{n} corrupted" for n in corrupted),
         *(f"{n} missing" for n in missing),
-        *("confidence", "seconds", "why not more"),
+        *("seconds", "why not more"),
     )
     said: dict[str, dict[str, None]] = {}
     for row in rows:
-        for text in () if row.standing is None else row.standing.assumptions:
+        for text in () if row.standing is None else _assumed(row.standing):
             said.setdefault(text, {})[row.defense] = None
     counted = ", ".join(sorted({str(found.samples) for found in proved}))
     agents = ", ".join(sorted({str(row.agents) for row in rows if row.agents}))
@@ -63,12 +64,20 @@ def _table(dataset: str, rows: Sequence[Certified]) -> Table:
     )
 
 
+def _assumed(found: Standing) -> Iterator[str]:
+    """What a row's certificates say, and how sure that is."""
+    yield from found.assumptions
+    if found.assumptions:
+        chance = "no chance is involved" if found.confidence == 1 else "of each sample"
+        yield f"confidence {found.confidence:g}, {chance}"
+
+
 def _cells(
     row: Certified, corrupted: Sequence[int], missing: Sequence[int]
 ) -> tuple[str, ...]:
     found = row.standing
     if found is None:
-        blank = [""] * (len(corrupted) + len(missing) + 3)
+        blank = [""] * (len(corrupted) + len(missing) + 2)
         return (row.defense, str(row.seed), *blank, f"failed: {row.error}")
     # Past the number at which nothing stands there is nothing more.
     shares = [percent(found.corrupted.get(number, 0.0)) for number in corrupted]
@@ -86,7 +95,7 @@ def _cells(
         )
     return (
         *(row.defense, str(row.seed), percent(found.clean), *shares, *absent),
-        *(f"{found.confidence:g}", f"{row.seconds:.1f}", reason),
+        *(f"{row.seconds:.1f}", reason),
     )
 
 
