@@ -99,16 +99,20 @@ def proved_gap(
 
     Args:
         weight, offset, observation, code: as in `duality_gap`.
-        multipliers: `(n, width)` any numbers; blocks are scaled down to norm 1 together,
-            and what is left of the dual's equation is paid for.
+        multipliers: `(n, width)` any numbers. Blocks are scaled down to norm 1 together
+            and corrected for the dual's equation as above, but with `1 - ||y_i||` for w:
+            by those that have room. Whichever proves more counts.
     """
     found, rest = [], multipliers.double()
     for part in _followers(weight, offset, observation, code):
         y = torch.where(part.known, rest[: len(part.known)], 0.0)
         rest = rest[len(part.known) :]
-        largest = part.layout.block_norms(y).amax(dim=1, keepdim=True)
-        y = y / largest.clamp_min(1.0)
-        found.append((part.gap(y), part.objective, y))
+        y = part.scaled(y)
+        room = part.heard * (1 - part.layout.block_norms(y)).clamp_min(1e-12)
+        met = part.corrected(y, room, part.gram(room), part.pull(y))
+        before, after = part.gap(y), part.gap(met)
+        y = torch.where((after < before)[:, None], met, y)
+        found.append((torch.minimum(before, after), part.objective, y))
     return DualityGap(*(torch.cat(same) for same in zip(*found, strict=True)))
 
 
@@ -187,9 +191,9 @@ class _Follower:
             norms = torch.hypot(self.layout.block_norms(residual), eps)
             weights = self.heard / norms
             plain = residual * self.layout.expand(weights)
-            slope = self._pull(plain)
-            gram = self._gram(weights)
-            met = self._corrected(plain, weights, gram, slope)
+            slope = self.pull(plain)
+            gram = self.gram(weights)
+            met = self.corrected(plain, weights, gram, slope)
             here = self.gap(met)
             # A sample's bound is settled there, so that it does not depend on the batch.
             better = (here < gap) & (gap > fine.squeeze(1))
@@ -207,12 +211,12 @@ class _Follower:
             newton = torch.where(falls[:, None], 0.5 * (1 + newton), 0.0)
         return DualityGap(gap, self.objective, y)
 
-    def _pull(self, vector: Tensor) -> Tensor:
+    def pull(self, vector: Tensor) -> Tensor:
         """`(n, r)` T' W' vector."""
         pulled: Tensor = self.unit.mT @ (vector @ self.weight)[:, :, None]
         return pulled.squeeze(2)
 
-    def _gram(self, weights: Tensor) -> Tensor:
+    def gram(self, weights: Tensor) -> Tensor:
         """`(n, r, r)` T' H T, and the identity where nothing is seen."""
         gram = torch.einsum("nm,mrs->nrs", weights, self.grams)
         scale = weights.amax(dim=1).clamp_min(1e-300)[:, None, None]
@@ -235,14 +239,18 @@ class _Follower:
         step: Tensor = self.unit @ moved
         return step.squeeze(2)
 
-    def _corrected(
+    def corrected(
         self, plain: Tensor, weights: Tensor, gram: Tensor, slope: Tensor
     ) -> Tensor:
         """`(n, width)` multipliers that meet the equation, block norms at most 1."""
         back = self._step(gram, slope) @ self.weight.T
         met = plain - torch.where(self.known, back, 0.0) * self.layout.expand(weights)
-        largest = self.layout.block_norms(met).amax(dim=1, keepdim=True)
-        return met / largest.clamp_min(1.0)
+        return self.scaled(met)
+
+    def scaled(self, y: Tensor) -> Tensor:
+        """`(n, width)` multipliers of block norms at most 1."""
+        largest = self.layout.block_norms(y).amax(dim=1, keepdim=True)
+        return y / largest.clamp_min(1.0)
 
     def gap(self, y: Tensor) -> Tensor:
         """`(n,)` what these multipliers prove, rounding included."""
