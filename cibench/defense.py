@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import ContractError
+from .layout import AgentLayout
 from .observation import Observation
 
 if TYPE_CHECKING:
@@ -244,6 +245,20 @@ class AbstractDefense(ABC):
     known_failures: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Checks of `cibench.conformance` that it does not pass, each with the reason."""
     capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def uncertifiable(self, layout: AgentLayout, corrupted: int) -> str | None:
+        """Why no decision can be certified against so many agents, as far as is known.
+
+        Asked before `fit`, so that nobody waits for a certificate that cannot be.
+
+        Args:
+            layout: the agents' embedded blocks.
+            corrupted: number of corrupted agents.
+
+        Returns:
+            The reason; None where some decision might be certified, or nothing is known.
+        """
+        return None
 
     @abstractmethod
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:

@@ -32,6 +32,10 @@ from cibench.certification.standing import (
 from cibench.certification.sweep import sweeps
 from cibench.manifold import AffineManifold
 from cibench.references import predictions
+from cibench_plugins.defenses.copur import CoPur
+from cibench_plugins.defenses.double_masking import DoubleMasking
+from cibench_plugins.defenses.partition_vote import PartitionVote
+from cibench_plugins.defenses.randomized_ablation import RandomizedAblation
 from helpers import Plain, linear_head, normal, observation_of
 from helpers import layout_of as agents_of
 
@@ -486,3 +490,23 @@ def test_bounds_of_equal_blocks_are_the_closed_form(tmp_path):
 def test_widths_that_are_none(text):
     with pytest.raises(UsageError, match="--widths: expected a width for each agent"):
         layout_of(text)
+
+
+@pytest.mark.parametrize(
+    ("defense", "never", "perhaps"),
+    [
+        (RandomizedAblation(keep=4), 2, 1),
+        (RandomizedAblation(keep=2), 3, 2),
+        (PartitionVote(), 6, 5),
+        (PartitionVote(groups=4), 3, 2),
+        (DoubleMasking(masked=2), 3, 2),
+        (CoPur(), 1, None),
+        (CoPur(gap=1e-3), None, 1),
+    ],
+)
+def test_shipped_defenses_say_what_cannot_be_certified(defense, never, perhaps):
+    layout = agents_of(*(3,) * 10)
+    if never is not None:
+        assert defense.uncertifiable(layout, never)
+    if perhaps is not None:
+        assert defense.uncertifiable(layout, perhaps) is None

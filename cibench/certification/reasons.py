@@ -42,7 +42,7 @@ def check_budgets(
 
 
 def before_fit(defense: Any, layout: AgentLayout, corrupted: int) -> str | None:
-    """What the defense itself says: `uncertifiable(layout, corrupted)`, if it has that."""
+    """What the defense itself says."""
     say = getattr(defense, "uncertifiable", None)
     return say(layout, corrupted) if callable(say) else None
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cibench import (
     AbstractDefense,
     AffineManifold,
+    AgentLayout,
     Capabilities,
     FittedManifold,
     FusionCenter,
@@ -200,6 +201,12 @@ class CoPur(AbstractDefense):
                 "gap: expected tau of at least 1, for which Eq. 6 has the solution of"
                 f" Eq. 5, or refine=false, got tau={self.tau:g}"
             )
+
+    def uncertifiable(self, layout: AgentLayout, corrupted: int) -> str | None:
+        """Without a gap, however many agents."""
+        if self.gap is not None:
+            return None
+        return "its fits have no proved gap; give it one, as in copur:gap=0.001"
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit the manifold and the head on its output."""

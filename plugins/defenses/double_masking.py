@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cibench import (
     AbstractDefense,
+    AgentLayout,
     Decision,
     FusionCenter,
     Observation,
@@ -161,6 +162,15 @@ class DoubleMasking(AbstractDefense):
     bibtex: ClassVar[str] = papers.PATCHCLEANSER
 
     masked: Annotated[int, Meta(ge=1)] = 1
+
+    def uncertifiable(self, layout: AgentLayout, corrupted: int) -> str | None:
+        """Where no mask covers the corrupted agents."""
+        if corrupted <= self.masked:
+            return None
+        return (
+            f"no mask of {self.masked} agents covers {corrupted} corrupted ones; mask"
+            f" {corrupted}"
+        )
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Train the head with dropped agents.

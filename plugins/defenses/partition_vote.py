@@ -147,6 +147,14 @@ class PartitionVote(AbstractDefense):
 
     groups: Annotated[int, Meta(ge=2)] | None = None
 
+    def uncertifiable(self, layout: AgentLayout, corrupted: int) -> str | None:
+        """Where corrupted agents turn more than half of the votes."""
+        groups = layout.agents if self.groups is None else self.groups
+        # At a tie the first class still wins: that is left to the votes.
+        if 2 * corrupted <= groups:
+            return None
+        return f"{corrupted} corrupted agents turn as many of {groups} votes"
+
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Train the heads, agents of a group dropped by chance but never all.
 

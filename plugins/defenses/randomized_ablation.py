@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cibench import (
     AbstractDefense,
+    AgentLayout,
     Decision,
     FusionCenter,
     Observation,
@@ -24,6 +25,7 @@ from cibench import (
 from cibench.certify import (
     all_subsets,
     drawn_subsets,
+    infeasible,
     largest_certifiable,
     setwise_certified,
     vote_counts,
@@ -176,6 +178,15 @@ class RandomizedAblation(AbstractDefense):
 
     keep: Annotated[int, Meta(ge=1)] = 2
     subsets: Annotated[int, Meta(ge=1)] = 1000
+
+    def uncertifiable(self, layout: AgentLayout, corrupted: int) -> str | None:
+        """Where corrupted agents are in most subsets, if all subsets vote."""
+        agents, honest = layout.agents, max(0, layout.agents - corrupted)
+        total, clean = math.comb(agents, self.keep), math.comb(honest, self.keep)
+        # At a tie the first class still wins: that is left to the votes.
+        if total > self.subsets or 2 * clean >= total:
+            return None
+        return infeasible(agents, self.keep, corrupted)
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Train the base model on a fresh random subset per sample and step.
