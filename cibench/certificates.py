@@ -19,7 +19,9 @@ def certificates(fusion_center: FusionCenter, scenario: Scenario) -> list[Certif
     They do not depend on the attack, so that other cells leave them out. A fusion center
     that certifies has `certify(observation, corrupted) -> (n,)` booleans, whether the
     decision stands whatever that many agents send, or `radius(observation)`, the `(n,)`
-    certified l2 radius and the `(n,)` class it is for.
+    certified l2 radius and the `(n,)` class it is for. Either may be None instead. What
+    `certify` rests on may be in `certificate_parts(observation, corrupted)`, `(n,)` float64
+    tensors by name, which no record holds.
 
     Raises:
         ContractError: it returned something else.
