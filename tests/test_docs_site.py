@@ -140,7 +140,7 @@ def test_every_internal_link_and_anchor_leads_somewhere(site, pages):
 
 
 def test_equations_are_mathml(site, pages):
-    with_equations = ("attacks", "certificates", "defenses")
+    with_equations = ("attacks", "certificates", "defenses", "evaluating")
     for name in with_equations:
         page = pages[site / f"{name}.html"]
         source = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cibench import cli
@@ -204,6 +204,8 @@ def test_a_folder_that_cannot_be_written_is_said(new, tmp_path):
 
 
 @given(st.text(max_size=20))
+@example("False")
+@example("none")
 def test_a_name_is_refused_or_makes_a_module(name):
     try:
         made = Scaffold(kind="defense", name=name)

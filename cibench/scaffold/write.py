@@ -86,7 +86,11 @@ class Scaffold:
             raise UsageError(
                 f"NAME: expected another one than {self.name!r}: {_TAKEN[self.module]}"
             )
-        if keyword.iskeyword(self.module) or self.module in sys.stdlib_module_names:
+        # The module is all lower case, the class begins with a capital: `False`.
+        own = keyword.iskeyword(self.module) or keyword.iskeyword(
+            self.module.capitalize()
+        )
+        if own or self.module in sys.stdlib_module_names:
             raise UsageError(
                 f"NAME: expected one that Python does not use itself, got {self.name!r}"
             )
