@@ -269,6 +269,19 @@ def test_a_clean_block_outside_the_ball_counts_as_it_is_moved(agents):
     assert all(fell == 0 for _, fell in found.values())
 
 
+def test_a_sample_with_a_refused_block_is_not_certified(agents):
+    clean = noisy(agents, 4, 0.001)
+    center = certified(agents, balanced_head(agents))
+    assert center.certify(clean, 1).all()
+    features = clean.features.clone()
+    features[1, 0], features[2, 5] = torch.nan, 1e-40
+    clean = clean.with_features(features)
+    assert center.certify(clean, 1).tolist() == [True, False, False, True]
+    assert center.certificate_parts(clean, 1)["lead"].isinf().tolist() == [
+        False, True, True, False
+    ]  # fmt: skip
+
+
 # The fitted defense
 
 

@@ -23,9 +23,9 @@ U and V) >= gamma(T, U)`. Silence helps no adversary, and pairs of corrupted and
 sets need not be tried.
 
 **What is assumed.** The fit is within eps at every input that can be sent, which whoever
-deploys it has to see to (`tight_fit`, behind a bound of the blocks); blocks refused at the
-gate count as missing, in the clean sample too; the head is the one that decides; and
-arithmetic is float64 up to the head, whose rounding belongs to `lead`.
+deploys it has to see to (`tight_fit`, behind a bound of the blocks); whom nothing was heard
+of stays silent; the head is the one that decides; and arithmetic is float64 up to the head,
+whose rounding belongs to `lead`.
 
 Source: Liu, Xie, Koyejo and Li 2022, theorem 4 and remark 5, in sharper form.
 """

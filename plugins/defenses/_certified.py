@@ -117,7 +117,8 @@ class Guard:
         Args:
             center: what decides behind this purifier.
             lead: of its head, as in `cibench.certify.certify_purifier`.
-            observation: clean samples; blocks that the center refuses count as missing.
+            observation: clean samples; one with a block that the center refuses is not
+                certified.
             corrupted: agents, among those heard, that may send anything or nothing.
         """
         found = self._proved(center, lead, observation, corrupted, every=False)
@@ -146,7 +147,7 @@ class Guard:
         rejected = center(observation).rejected
         assert rejected is not None
         heard = observation.without(rejected)
-        return certify_purifier(
+        found = certify_purifier(
             self.rates,
             self.bounded(heard),
             torch.cat([self.purify(part)[0] for part in center._chunks(heard)]),
@@ -154,6 +155,13 @@ class Guard:
             gap=self.limit,
             lead=lead,
             every=every,
+        )
+        # Whose clean block is refused could send a good one: an agent more.
+        whole = ~rejected.any(dim=1)
+        return replace(
+            found,
+            lead=torch.where(whole, found.lead, -torch.inf),
+            certified=found.certified & whole,
         )
 
 
