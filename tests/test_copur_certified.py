@@ -217,6 +217,19 @@ def test_every_answer_is_proved_to_be_near_the_least(agents, payload):
     ).all()
 
 
+@pytest.mark.parametrize("heard", [1, 2, 4])
+def test_the_least_gap_is_reached_whoever_is_heard(training, heard):
+    own, test, _ = training
+    center = CoPur(gap=1e-6, width=3).fit(own, generator=seeded())
+    drawn = torch.rand(test.observed.shape, generator=seeded(heard))
+    some = test.without(drawn.argsort(dim=1).argsort(dim=1) >= heard)
+    for payload in ("noise", "flips", "collusion", "unusable"):
+        sizes = torch.full((len(some),), heard - 1)
+        own_agents = SOUNDNESS.corrupted_agents(some.observed, sizes, seeded(1))
+        send = getattr(SOUNDNESS, payload)
+        assert center(send(center, some, own_agents, seeded(2))).logits.isfinite().all()
+
+
 def test_far_blocks_are_moved_to_the_ball_and_others_are_not(agents):
     guard = guard_of(agents, reach=2.0)
     observation = noisy(agents, 40, 0.5, missing=0.2)
