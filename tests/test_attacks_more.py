@@ -656,6 +656,8 @@ def test_a_tie_of_logits_is_no_success_by_itself():
     """Of two attempts of margin 0 the one that is decided as wanted is kept."""
 
     class Fixed:
+        abstained = None
+
         def __init__(self, *logits):
             self.logits_of = iter(torch.tensor(logits).double())
 

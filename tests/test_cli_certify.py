@@ -1,7 +1,10 @@
 """`cibench certify` on the command line."""
 
+import importlib
 import json
 import math
+import os
+import sys
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 from cibench import cli
 from cibench.cli._certify_given import parse_numbers
 from cibench.cli._certify_tables import ends
+from cibench.execute import plugin_file
+from cibench.registry import default_registry
 
 SET = "synthetic:agents=5,rank=2,samples=80,width=3"
 SMALL = ("--dataset", SET, "--embedding", "identity:batch=20,epochs=2", "--seeds", "1")
@@ -98,7 +103,20 @@ def certify(capsys):
 def plugin(tmp_path_factory):
     path = tmp_path_factory.mktemp("plugins") / "certifying_share.py"
     path.write_text(PLUGIN.format(name="certifying-share"))
-    return path
+    made, folder = dict(plugin_file._made), list(plugin_file._folder)
+    paths, variable = list(sys.path), os.environ.get("PYTHONPATH")
+    yield path
+    # Other tests of this process list what is installed, and nothing else.
+    plugin_file._made.clear()
+    plugin_file._made.update(made)
+    plugin_file._folder[:] = folder
+    sys.path[:] = paths
+    if variable is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = variable
+    importlib.invalidate_caches()
+    default_registry().__dict__.pop("entries", None)
 
 
 @pytest.fixture
