@@ -19,7 +19,6 @@ from cibench_plugins.attacks._routes import Routed
 from cibench_plugins.attacks.pgd import PGD
 from cibench_plugins.defenses._fixed_steps import FixedSteps
 from cibench_plugins.defenses.copur import _Converged
-from cibench_plugins.defenses.copur_smoothed import CoPurSmoothed
 from helpers import (
     Plain,
     affine_manifold,
@@ -272,7 +271,6 @@ def test_pgd_asks_along_the_route_and_as_often_as_it_says():
 
 def test_shipped_purifiers_name_their_routes():
     """What a reader of docs/defenses.md may ask for."""
-    assert CoPurSmoothed.name == "copur-smoothed"
     assert set(converged(affine_manifold(WIDTHS, 3)).routes) == {"unrolled", "bpda"}
     assert set(fixed(autoencoder(WIDTHS, 3)).routes) == {"unrolled"}
 
