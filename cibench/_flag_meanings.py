@@ -76,6 +76,12 @@ FLAGS: dict[str, FlagMeaning] = {
         "the attack cannot find what is there, so its failures prove nothing",
         "mend the gradient or the starts, then look at the accuracy again",
     ),
+    "planted-not-tried": FlagMeaning(
+        "the attack failed on planted counter-examples: it may need classes that the head"
+        " grafted on the defense does not have",
+        "nothing is known of how much of what is there the attack finds",
+        "let the attack work on any two classes, or judge it by other attacks",
+    ),
     "solver-budget": FlagMeaning(
         "with ten times the solver steps the defense decides over 1 % more or fewer of the"
         " attacked probe samples rightly",
@@ -100,8 +106,9 @@ FLAGS: dict[str, FlagMeaning] = {
         "use more steps and starts near the clean embedding",
     ),
     "beaten-by-weaker": FlagMeaning(
-        "noise, replay, answers alone or the undefended fusion center break over 1 % of the"
-        " samples that no attack by gradients of the defense breaks",
+        "silence, noise, replay, answers alone or the undefended fusion center break over"
+        " 1 % of the samples that no attack by gradients of the defense breaks which may do"
+        " the same",
         "gradients through the defense mislead; its accuracy is that of the weaker attack",
         "count the worst case over all attacks, and mend the gradient",
     ),

@@ -23,6 +23,7 @@ OF_ATTACKS = frozenset(
         "more-steps-weaker",
         "no-progress",
         "not-monotone",
+        "planted-not-tried",
     }
 )
 
@@ -72,6 +73,7 @@ def of_probes(probes: Mapping[str, float]) -> dict[str, bool]:
         "no-progress": above("no_progress", 0.05),
         "attack-not-converged": above("broken_late", 0.01),
         "attack-misses-planted": above("planted_missed", 0.05),
+        "planted-not-tried": above("planted_failed", 0.0),
         "solver-budget": above("more_solver_steps", 0.01),
     }
 

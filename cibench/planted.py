@@ -185,10 +185,11 @@ def planted_missed(
     targeted: bool,
     recorded: tuple[Observation, Tensor] | None,
     generator: torch.Generator,
-) -> float | None:
-    """Share of planted points that an attack misses; None with fewer than `ENOUGH`.
+) -> dict[str, float]:
+    """`planted_missed`: the share of planted points that an attack misses.
 
-    None, too, for an attack that cannot be run on two classes.
+    `planted_failed` in its place if the attack raises: it may ask for classes that the
+    grafted head lacks. Nothing with fewer points than `ENOUGH`.
 
     Args:
         center: the defense.
@@ -215,7 +216,7 @@ def planted_missed(
         best = Grafted(center, clean, point, own)
     assert best is not None
     if best.has_point.sum() < ENOUGH:
-        return None
+        return {}
     labels = torch.zeros(len(clean), dtype=torch.long, device=own.device)
     criterion = Criterion(labels, torch.ones_like(labels) if targeted else None)
     victim = Victim(
@@ -236,16 +237,18 @@ def planted_missed(
             generator=generator,
         )
     except _AllFound:
-        return 0.0
-    except Exception:  # it may ask for classes that the grafted head lacks
-        return None
+        return {"planted_missed": 0.0}
+    except Exception:  # not of the cell: it is told by a flag
+        return {"planted_failed": 1.0}
     best.watch = None
     with torch.no_grad():
         shown = best.differentiable_logits(sent)
         found = criterion.succeeded(best(sent).logits) | criterion.succeeded(shown)
         # A defense that answers by chance may answer otherwise this time.
         wrong = criterion.succeeded(best(point).logits) & best.has_point
-    return float((~found)[wrong].double().mean()) if wrong.sum() >= ENOUGH else None
+    if wrong.sum() < ENOUGH:
+        return {}
+    return {"planted_missed": float((~found)[wrong].double().mean())}
 
 
 def _others(labels: Tensor) -> Tensor:

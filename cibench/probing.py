@@ -161,12 +161,12 @@ class Signs:
 
     def _attacked(
         self, center: FusionCenter, draw: Draw, at: Tensor
-    ) -> dict[str, float | None]:
+    ) -> dict[str, float]:
         """The same attack on planted counter-examples."""
         scenario = self.scenario
         if len(scenario.attack) != 1 or not scenario.attack[0].threat.may_corrupt:
             return {}
-        missed = planted_missed(
+        return planted_missed(
             _told(center, draw.compromised[at]),
             scenario.attack[0],
             scenario.clean[at],
@@ -177,7 +177,6 @@ class Signs:
             recorded=scenario.recorded,
             generator=self._generator("planted"),
         )
-        return {"planted_missed": missed}
 
     def _generator(self, of: str) -> torch.Generator:
         return scoped_generator(

@@ -101,11 +101,10 @@ def _knowledge(row: Sequence[CellRecord]) -> _Raised:
         knows = any(part.knowledge == "adaptive" for part in weaker.attack)
         if knows or not weaker.attack:
             continue
-        threat = _threat(weaker)
         strong = [
             at
             for at, other in enumerate(row)
-            if _follows_gradients(other) and _threat(other) == threat
+            if _follows_gradients(other) and _may_do_all_of(other, weaker)
         ]
         if strong and _ahead([row[at] for at in strong], weaker) > AHEAD:
             for at in strong:
@@ -201,14 +200,18 @@ def _options(record: CellRecord, apart: str) -> list[tuple[str, dict[str, Any]]]
     return found
 
 
-def _threat(record: CellRecord) -> tuple[object, ...]:
-    """What makes two attacks comparable: agents, budget and goal of every part."""
+def _may_do_all_of(stronger: CellRecord, weaker: CellRecord) -> bool:
+    """Whether agents, budgets and goals are the same, and every means of the weaker's."""
 
-    def of(part: AttackPart) -> tuple[object, ...]:
-        goal = part.target, part.counts_target
-        return part.agents, part.sets, part.budget, part.corrupts, goal
+    def threat(part: AttackPart) -> tuple[object, ...]:
+        return part.agents, part.sets, part.budget, part.target, part.counts_target
 
-    return tuple(map(of, record.attack))
+    return len(stronger.attack) == len(weaker.attack) and all(
+        threat(strong) == threat(weak)
+        and strong.corrupts >= weak.corrupts
+        and strong.drops >= weak.drops
+        for strong, weak in zip(stronger.attack, weaker.attack, strict=True)
+    )
 
 
 def _includes(stronger: CellRecord, weaker: CellRecord) -> bool:

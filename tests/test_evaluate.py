@@ -824,6 +824,7 @@ CASES = {
     "attack-misses-planted": (
         [probed(planted_missed=0.06)], [probed(planted_missed=0.05)],
     ),
+    "planted-not-tried": ([probed(planted_failed=1.0)], [probed(planted_missed=0.0)]),
     "solver-budget": (
         [probed(more_solver_steps=0.02)], [probed(more_solver_steps=0.01)],
     ),

@@ -28,7 +28,7 @@ def donors():
     return everyone(normal(50, LAYOUT.width, seed=1), LAYOUT)
 
 
-def missed(center, attack, clean, donors, *, radius=None, targeted=False, mask=MASK):
+def measured(center, attack, clean, donors, *, radius=None, targeted=False, mask=MASK):
     return planted_missed(
         center,
         attack,
@@ -40,6 +40,10 @@ def missed(center, attack, clean, donors, *, radius=None, targeted=False, mask=M
         recorded=None,
         generator=seeded(),
     )
+
+
+def missed(*given, **options):
+    return measured(*given, **options)["planted_missed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +129,15 @@ def test_nothing_is_said_where_nothing_can_be_planted(clean, donors):
             return Decision(logits=observation.filled()[:, 6:9])
 
     attack = PGD(agents="1")
-    assert missed(Deaf(), attack, clean, donors) is None
+    assert measured(Deaf(), attack, clean, donors) == {}
     few = ENOUGH - 1
     center = Plain(linear_head(LAYOUT.width, 4))
-    assert missed(center, attack, clean[:few], donors, mask=MASK[:few]) is None
-    assert missed(center, Idle(agents="1", fails=True), clean, donors) is None
+    assert measured(center, attack, clean[:few], donors, mask=MASK[:few]) == {}
+
+
+def test_an_attack_that_fails_on_two_classes_is_told_of(clean, donors):
+    center, attack = Plain(linear_head(LAYOUT.width, 4)), Idle(agents="1", fails=True)
+    assert measured(center, attack, clean, donors) == {"planted_failed": 1.0}
 
 
 def test_it_stops_once_all_are_found(clean, donors):
@@ -160,7 +168,7 @@ def test_an_attack_that_goes_on_with_who_is_left_finds_them(
         compromised=mask, radius=None, targeted=False, recorded=recorded,
         generator=seeded(),
     )  # fmt: skip
-    assert found == 0.0
+    assert found == {"planted_missed": 0.0}
 
 
 class Routed(Plain):

@@ -160,6 +160,24 @@ def test_only_the_same_threat_is_compared():
         assert raised(adaptive, weaker) == [set(), set()]
 
 
+@pytest.mark.parametrize(
+    ("strong", "weak", "compared"),
+    [
+        ({"corrupts": True}, {"corrupts": False, "drops": True}, False),
+        ({"corrupts": True, "drops": True}, {"corrupts": False, "drops": True}, True),
+        ({"corrupts": True, "drops": True}, {"corrupts": True}, True),
+        ({"corrupts": True}, {"corrupts": True, "drops": True}, False),
+    ],
+)
+def test_who_may_not_fall_silent_is_not_behind_who_may(strong, weak, compared):
+    adaptive = cell(pgd(), 40, **strong)
+    weaker = cell(
+        ("missing", {}), 60, gradients=0, first=True, knowledge="oblivious", **weak
+    )
+    expected = {"beaten-by-weaker"} if compared else set()
+    assert raised(adaptive, weaker) == [expected, set()]
+
+
 @pytest.mark.parametrize("option", ["steps", "restarts"])
 def test_more_effort_must_not_help_the_defense(option):
     few, many = {option: 1}, {option: 50}

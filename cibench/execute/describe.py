@@ -66,6 +66,7 @@ def attack_parts(
                 knowledge=str(threat.knowledge),
                 target=threat.target,
                 corrupts=threat.may_corrupt,
+                drops=threat.may_drop,
                 counts_target=threat.counts_target,
                 budget=threat.budget,
                 radius=None if radius is None else radius.tolist(),

@@ -42,7 +42,9 @@ class AttackPart(_Base, frozen=True, kw_only=True):
     knowledge: str
     target: str
     corrupts: bool
-    """Whether it may send other values; otherwise it only falls silent."""
+    """Whether it may send other values."""
+    drops: bool = False
+    """Whether it may fall silent."""
     counts_target: bool = False
     """Whether samples already labelled as the target count, as the released code does."""
     budget: float | None
