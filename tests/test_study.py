@@ -1,7 +1,6 @@
 """Studies: what a file may say, and that the shipped ones say what the paper does."""
 
 import re
-from pathlib import Path
 
 import msgspec
 import pytest
