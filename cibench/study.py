@@ -36,6 +36,8 @@ class StudyScenario(_Base, frozen=True, kw_only=True):
     """Names of the protocols it belongs to; None for all."""
     datasets: list[str] | None = None
     """Names of the data set plugins it belongs to; None for all."""
+    control: bool = False
+    """Whether it tells what the attack is worth, not the defense: no board of its own."""
 
 
 class Protocol(_Base, frozen=True, kw_only=True):

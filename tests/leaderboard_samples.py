@@ -137,6 +137,7 @@ def _board(rng, at, rows, attacks, flaw):
             )
             for i, attack in enumerate(attacks)
         ],
+        control=flaw(at, "control: all agents"),
         rows=[_row(rng, at, r, rows, attacks, flaw) for r in range(rows)],
         date="2030-01-31",
     )  # fmt: skip
@@ -176,6 +177,8 @@ def _row(rng, at, r, rows, attacks, flaw):
         clean=share(min(1.0, worst + 0.3)),
         standard=None if broken else share(min(1.0, worst + (0.1 if lowered else 0))),
         best_known=None if broken else share(worst), results=results,
+        unaware=None if broken or at % 2 else share(min(1.0, worst + 0.2)),
+        control=Result(trouble=flaw(r, "no record")) if broken else Result(share=share(0)),
         adaptive=("adaptive", "exact", "misled", "none")[r % 4], lowered=lowered,
         certified=[
             Certified(
@@ -202,13 +205,16 @@ def _row(rng, at, r, rows, attacks, flaw):
     )  # fmt: skip
 
 
-def suite(attacks=ATTACKS, *, seeds=2, defenses=DEFENSES, datasets=("toy",)):
+def suite(
+    attacks=ATTACKS, *, seeds=2, defenses=DEFENSES, datasets=("toy",), control=()
+):
     """A study of these attacks, after the scenario without one."""
     return Study(
         title="A suite", seeds=seeds,
         scenarios=[
             StudyScenario(label="no attack", attack="none"),
             *(StudyScenario(label=f"attack {a}", attack=a) for a in attacks),
+            *(StudyScenario(label=f"control {a}", attack=a, control=True) for a in control),
         ],
         protocols=[
             Protocol(

@@ -516,6 +516,59 @@ def test_misled_gradients_and_exact_silence_are_told():
     assert board.rows[0].agents == {}
 
 
+def test_what_not_knowing_the_defense_is_worth_counts_the_others_alone():
+    cells = [*row_cells("copur"), *row_cells("none", ALL, ALL, clean=EIGHT)]
+    board = only(boards_of([entry("base", cells)]))
+    row, undefended = row_of(board, "copur"), row_of(board, "none")
+    assert (row.unaware.value, row.best_known.value) == (0.8, 0.6)
+    # Wrong without attack is wrong under any.
+    assert (undefended.unaware.value, undefended.best_known.value) == (0.8, 0.8)
+    # A suite of one kind has nothing to set apart.
+    for attack in TWO:
+        own = [c for c in cells if c.attack[0].component.spec in (attack, "none")]
+        board = only(boards_of([entry("base", own)], [attack]))
+        assert {row.unaware for row in board.rows} == {None}
+    gap = [cell for cell in cells if cell is not cells[2]]
+    assert row_of(only(boards_of([entry("base", gap)])), "copur").unaware is None
+
+
+EVERYBODY = "pgd:agents=all"
+
+
+def controlled(standing):
+    cells = [*row_cells("copur"), *row_cells("none")]
+    cells += [
+        record(defense, EVERYBODY, 0, np.arange(10) < left, clean=ALL)
+        for defense, left in standing.items()
+    ]
+    return boards_of([entry("base", cells)], control=[EVERYBODY])
+
+
+def test_a_control_has_no_board_and_tells_what_it_left_of_each_row():
+    board = only(controlled({"copur": 0, "none": 3}))
+    assert (board.rule, board.control) == ("random:1", f"control {EVERYBODY}")
+    assert [c.attack for c in board.columns] == list(TWO)
+    assert row_of(board, "copur").control.share.value == 0.0
+    assert row_of(board, "none").control.share.value == 0.3
+    assert row_of(board, "none").flags == ["attack-broken"]
+    # It changes nothing else.
+    cells = [*row_cells("copur"), *row_cells("none")]
+    plain = only(boards_of([entry("base", cells)]))
+    for row in board.rows:
+        before = msgspec.structs.replace(row, control=None, flags=[])
+        assert before == row_of(plain, row.spec)
+
+
+def test_a_missing_control_is_told_and_costs_no_rank():
+    board = only(controlled({"none": 0}))
+    assert row_of(board, "copur").control.trouble == "no record"
+    assert row_of(board, "copur").rank is not None
+    # Without a control in the suite, all agents are a board as any other.
+    cells = [record(d, EVERYBODY, 0, SIX, clean=ALL) for d in ("copur", "none")]
+    found = boards_of([entry("base", [*row_cells("copur"), *cells])])
+    assert {board.rule for board in found.boards} == {"random:1", "all"}
+
+
 def test_knowing_attacks_take_back_the_flag_that_others_do_not_know():
     cells = row_cells("copur", flags=["not-adaptive", "clean-drop"])
     assert only(boards_of([entry("base", cells)])).rows[0].flags == ["clean-drop"]

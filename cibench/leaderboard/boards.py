@@ -11,12 +11,13 @@ from ..sanity import flagged
 from ..study import Study
 from .assembly import make_board
 from .command import plain_slug, unique
+from .controls import with_controls
 from .curves import Drawn, make_curves
 from .entries import LoadedEntry as LoadedEntry
 from .entries import listed
 from .homes import settle
 from .model import Column, Leaderboard, Row
-from .places import Group, gather
+from .places import Group, gather, threat_of_text
 
 _UNKNOWN = "not a flag of this version"
 
@@ -49,12 +50,15 @@ def make_leaderboard(
     specs = {scenario.attack for scenario in suite.scenarios}
     for group in groups:
         settle(group, specs, suite.seeds)
+    tried = {threat_of_text(one.attack) for one in suite.scenarios if one.control}
     ids = unique((_id(group), (group.place, group.threat)) for group in groups)
-    boards = []
+    boards, controls = [], []
     for name, group in zip(ids, groups, strict=True):
         board = make_board(group, groups, name, suite, suite_name)
         if board is not None:
-            boards.append(Drawn(group, board))
+            made = Drawn(group, board)
+            (controls if group.threat in tried else boards).append(made)
+    boards = [with_controls(drawn, controls) for drawn in boards]
     records = [record for entry in entries for record in entry.records]
     parts: list[Row | Column] = []
     for drawn in boards:

@@ -40,6 +40,8 @@ class Contender:
         outcome: per-sample outcomes.
         standard: `(seeds, n)` worst case over the suite; None where that is incomplete.
         best_known: and over all attacks.
+        unaware: worst case over those of the suite that do not know the defense; None
+            where it has none of them, or no other.
         gaps: by attack, why its suite cells give no accuracy.
         reasons: of each cell that failed.
     """
@@ -52,6 +54,7 @@ class Contender:
     oracle: bool
     standard: Booleans | None
     best_known: Booleans | None
+    unaware: Booleans | None
     steps: list[Step]
     gaps: dict[str, str]
     trouble: str
@@ -107,9 +110,12 @@ def contender(
         troubles.append("no sample that every attack counts")
     if found.partial:
         troubles.append("part of the test samples only")
-    worst = None
+    worst = unaware = None
     if not troubles:
         worst = found.worst(standard, board.seeds, oracle=oracle)
+        ignorant = [c.attack for c in columns if c.standard and not c.knows_defense]
+        if 0 < len(ignorant) < len(standard):
+            unaware = found.worst(ignorant, board.seeds, oracle=oracle)
     steps: list[Step] = []
     best = worst
     if worst is not None:
@@ -124,6 +130,7 @@ def contender(
         oracle=oracle,
         standard=worst,
         best_known=best,
+        unaware=unaware,
         steps=steps,
         gaps=gaps,
         trouble="; ".join(named),

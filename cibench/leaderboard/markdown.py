@@ -22,6 +22,9 @@ HOW_TO_READ = [
     "**worst case**: share of test samples decided rightly without attack and"
     " under every attack known: for each sample the strongest counts. Mean over seeds with"
     " its 95 % interval. Rows are ranked by it.",
+    "**defense unknown**: the same over the attacks of the suite that do not know the"
+    " defense, as most published numbers are; the rest of the way down to the worst case is"
+    " what knowing it is worth.",
     "**standard suite**: the same over the attacks that every row must face, where a"
     " stronger attack has lowered the row since; the old number stays.",
     "**rank**: 95 % interval of the rank; `1-3` is a tie of the first three places.",

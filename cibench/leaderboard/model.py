@@ -42,6 +42,11 @@ class Column(_Base, frozen=True, kw_only=True):
     flags: list[str] = []
     """Flags that tell of the attack, whatever the defense is."""
 
+    @property
+    def knows_defense(self) -> bool:
+        """Whether a part of it knows the defense."""
+        return "adaptive" in self.knowledge.split("+")
+
 
 class Result(_Base, frozen=True, kw_only=True):
     """A defense under one attack: an accuracy, or why there is none."""
@@ -136,8 +141,13 @@ class Row(_Base, frozen=True, kw_only=True):
     """Worst case over the standard suite's attacks of this board, per sample."""
     best_known: Share | None = None
     """And over every attack known: what is ranked."""
+    unaware: Share | None = None
+    """Worst case over the suite's attacks that do not know the defense; None where the
+    suite has none of them, or no other."""
     results: dict[str, Result] = {}
     """By the column's attack."""
+    control: Result | None = None
+    """Under the suite's control: far from zero, its attack is broken."""
     adaptive: Literal["adaptive", "exact", "misled", "none"] = "none"
     """`exact`: the attack tries all there is. `misled`: an attack that does not know the
     defense breaks more, so the gradients through it mislead. `none`: not adaptively
@@ -190,6 +200,8 @@ class Board(_Base, frozen=True, kw_only=True):
     """How intervals were found, in a sentence."""
     notes: list[str] = []
     columns: list[Column]
+    control: str = ""
+    """Labels of the suite's controls, if it has any."""
     rows: list[Row]
     date: str
     """Of the newest record."""

@@ -33,7 +33,7 @@ class WorstCases:
         found: list[Booleans] = []
         for one in contenders:
             steps = [right for step in one.steps for right in (step.before, step.after)]
-            for right in (one.standard, one.best_known, *steps):
+            for right in (one.standard, one.best_known, one.unaware, *steps):
                 if right is not None and right.tobytes() not in self._places:
                     self._places[right.tobytes()] = len(found)
                     found.append(right)
@@ -149,6 +149,7 @@ def _row(
         clean=None if clean is None else share(clean, everything),
         standard=None if one.standard is None else cases.share(one.standard),
         best_known=None if best is None else cases.share(best),
+        unaware=None if one.unaware is None else cases.share(one.unaware),
         results=_results(group, seen, columns, one),
         adaptive=adaptive(one),
         lowered=[

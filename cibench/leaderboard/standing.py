@@ -31,6 +31,7 @@ def standing(board: Board, short: dict[str, str], *, full: bool = False) -> str:
         full: with the spec and the author of each row.
     """
     proved = any(certified_here(row) for row in board.rows)
+    apart = any(row.unaware is not None for row in board.rows)
     columns = {
         "rank": "l",
         "defense": "l",
@@ -39,6 +40,7 @@ def standing(board: Board, short: dict[str, str], *, full: bool = False) -> str:
         "clean (%)": "r",
         f"worst case (%) [95 % interval], n={board.n}": "r",
         "standard suite (%)": "r",
+        **({"defense unknown (%)": "r"} if apart else {}),
         "adaptive": "l",
         **(
             {f"certified (proved{compromised_agents(board)}) (%)": "r"}
@@ -55,12 +57,12 @@ def standing(board: Board, short: dict[str, str], *, full: bool = False) -> str:
         **({"author": "l"} if full else {}),
         "date": "l",
     }
-    rows = [_row(row, board, short, proved, full) for row in board.rows]
+    rows = [_row(row, board, short, proved, apart, full) for row in board.rows]
     return table(list(columns), rows, "".join(columns.values()))
 
 
 def _row(
-    row: Row, board: Board, short: dict[str, str], proved: bool, full: bool
+    row: Row, board: Board, short: dict[str, str], proved: bool, apart: bool, full: bool
 ) -> list[str]:
     here = certified_here(row)
     return [
@@ -71,6 +73,7 @@ def _row(
         share(row.clean, n=board.n),
         worst(row, board),
         standard(row, board),
+        *([share(row.unaware, n=board.n)] if apart else []),
         ADAPTIVE[row.adaptive],
         *([share(here.here, n=board.n) if here else NOTHING] if proved else []),
         flagged(row, short),

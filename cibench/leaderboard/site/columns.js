@@ -152,6 +152,11 @@ function boardColumns(board) {
       { ...accuracies, look: "number ranked", hint: "accuracy over every attack known, sample by sample: this is ranked" }),
     column("standard", "", "Standard suite", (row) => row.standard?.[VALUE] ?? null, standardCell,
       { ...accuracies, hint: "the same over the suite's attacks alone" }),
+    ...(board.rows.some((row) => row.unaware) ? [column(
+      "unaware", "", "Defense unknown", (row) => row.unaware?.[VALUE] ?? null,
+      (row) => shareCell(row.unaware, "no number"),
+      { ...accuracies, hint: "accuracy over the suite's attacks that do not know the defense, as most published numbers are" },
+    )] : []),
     column("versus", "", "To the best", (row) => row.versus?.difference ?? null, versusCell,
       { ...accuracies, hint: "paired difference to the best row in points; of the best row, to the second" }),
     ...familyColumns(board),

@@ -38,6 +38,8 @@ function defenseFacts(row, board) {
     ["Rank", row.rank ? `${rankCell(row)} of ${board.rows.filter((other) => other.rank).length}` : "not ranked"],
     ["Worst case", words(row.best) + spreadOf(row.best) || "no aggregate"],
     ["Standard suite", words(row.standard) + spreadOf(row.standard) || "no aggregate"],
+    ["Defense unknown", words(row.unaware)],
+    [board.control, row.control ? words(shareOf(row.control)) || row.control.trouble : ""],
     ["Clean", words(row.clean) + spreadOf(row.clean) || "no number"],
     ["To the best row", versusWords(row.versus)],
     ["Adaptive evaluation", ADAPTIVE[row.adaptive][1]],
