@@ -52,7 +52,8 @@ def make_leaderboard(
         settle(group, specs, suite.seeds)
     tried = {threat_of_text(one.attack) for one in suite.scenarios if one.control}
     ids = unique((_id(group), (group.place, group.threat)) for group in groups)
-    boards, controls = [], []
+    boards: list[Drawn] = []
+    controls: list[Drawn] = []
     for name, group in zip(ids, groups, strict=True):
         board = make_board(group, groups, name, suite, suite_name)
         if board is not None:
