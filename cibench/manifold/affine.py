@@ -10,6 +10,7 @@ from torch import Tensor
 from ..layout import AgentLayout
 from ..observation import Observation
 from .base import Manifold
+from .spread import spread_basis
 
 
 @final
@@ -125,12 +126,21 @@ class AffineManifold(Manifold):
         ]
 
 
-def fit_affine(observation: Observation, rank: int, sweeps: int = 20) -> AffineManifold:
+def fit_affine(
+    observation: Observation, rank: int, sweeps: int = 20, *, spread: float = 0.0
+) -> AffineManifold:
     """Principal components of rank `rank`, missing blocks imputed by the fit itself.
 
     Alternates a truncated singular value decomposition with imputation of the missing
     blocks from it, starting from the column means (the EM algorithm for principal
     components without noise model); one sweep where nothing is missing.
+
+    Args:
+        observation: clean training embeddings.
+        rank: of the manifold, from 1 to the width or the number of samples less one.
+        sweeps: most rounds of imputation.
+        spread: at least 0; above it the basis gives up some of what it explains so that no
+            agent holds much of a direction, see `cibench.manifold.spread`.
 
     Raises:
         ValueError: the rank exceeds the width or the number of samples less one.
@@ -146,11 +156,12 @@ def fit_affine(observation: Observation, rank: int, sweeps: int = 20) -> AffineM
     counts = known.sum(0).clamp_min(1)
     mean = wide.filled(0.0).sum(0) / counts
     values = torch.where(known, wide.features, mean)
-    basis = torch.empty(0)
+    basis = covariance = torch.empty(0)
     for _ in range(1 if bool(known.all()) else sweeps):
         mean = values.mean(0)
         covariance = (values - mean).T @ (values - mean)
         basis = torch.linalg.eigh(covariance).eigenvectors[:, -rank:].flip(1)
         fitted = mean + ((values - mean) @ basis) @ basis.T
         values = torch.where(known, wide.features, fitted)
+    basis = spread_basis(covariance, basis, layout, spread)
     return AffineManifold(layout, mean, basis.contiguous())

@@ -36,6 +36,8 @@ class ManifoldRecipe:
         width: width of the code, or None to select it by recovery.
         residual: relative validation residual at which autoencoder training stops.
         epochs: most passes over the training split for an autoencoder.
+        spread: of an affine manifold: weight of the largest share of a direction that one
+            agent holds against the share of energy explained; 0 for principal components.
     """
 
     name: ClassVar[str] = "manifold"
@@ -44,6 +46,7 @@ class ManifoldRecipe:
     width: Annotated[int, Meta(ge=1)] | None = None
     residual: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     epochs: Annotated[int, Meta(ge=1)] = 300
+    spread: Annotated[float, Meta(ge=0)] = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +152,7 @@ def fit_manifold(
     found: list[tuple[float, Manifold]] = []
     if recipe.family != "mlp" or len(widths) > 1:
         for done, width in enumerate(widths, start=1):
-            found.append(judged(fit_affine(train, width)))
+            found.append(judged(fit_affine(train, width, spread=recipe.spread)))
             progress("affine manifolds", done, len(widths))
     if released and recipe.family == "mlp" and recipe.width is not None:
         trained = fit_released_autoencoder(

@@ -22,6 +22,7 @@ from cibench import (
 #: The options every purifying defense takes for its manifold.
 Family = Literal["affine", "mlp", "auto"]
 Width = Annotated[int, Meta(ge=1)] | None
+Spread = Annotated[float, Meta(ge=0)]
 
 
 #: Most bytes the working set of a batch may take.
@@ -98,6 +99,8 @@ class PurifyingFusionCenter(FusionCenter):
         return Decision(logits=self.head(purified), purified=purified, status=status)
 
 
-def manifold_recipe(family: Family, width: int | None) -> ManifoldRecipe:
+def manifold_recipe(
+    family: Family, width: int | None, spread: float = 0.0
+) -> ManifoldRecipe:
     """The recipe for a defense's manifold options."""
-    return ManifoldRecipe(family=family, width=width)
+    return ManifoldRecipe(family=family, width=width, spread=spread)

@@ -33,6 +33,7 @@ from ._fixed_steps import FixedSteps
 from ._purified import (
     Family,
     PurifyingFusionCenter,
+    Spread,
     Width,
     manifold_recipe,
 )
@@ -167,6 +168,9 @@ class CoPur(AbstractDefense):
             `affine` for the converged solver and `mlp` for the others.
         width: width of the code (the paper's: 150); none selects it by the same rule.
         max_iterations: limit per sample of the converged solver's Eq. 5; Eq. 6 has 60.
+        spread: of an affine manifold: how much explained energy is given up so that no
+            agent alone holds a direction of the code, which certificates need; 0 for
+            principal components.
         gap: every answer's Eq. 5 is proved to be within this share of the sum of block
             deviations of a typical clean sample, and blocks beyond 100 times the largest
             clean deviation are moved to there. Decisions can then be certified, and the
@@ -186,9 +190,16 @@ class CoPur(AbstractDefense):
     manifold: Family | None = None
     width: Width = None
     max_iterations: Annotated[int, Meta(ge=1)] = 200
+    spread: Spread = 0.0
     gap: Annotated[float, Meta(ge=1e-6, le=1)] | None = None
 
     def __post_init__(self) -> None:
+        own = "affine" if self.solver == "converged" else "mlp"
+        if self.spread and (self.manifold or own) != "affine":
+            raise ValueError(
+                "spread: expected an affine manifold, whose basis agents can share evenly,"
+                f" got manifold={self.manifold or own}"
+            )
         if self.gap is None:
             return
         if self.solver != "converged" or self.manifold not in (None, "affine"):
@@ -211,7 +222,7 @@ class CoPur(AbstractDefense):
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit the manifold and the head on its output."""
         own: Family = "affine" if self.solver == "converged" else "mlp"
-        recipe = manifold_recipe(self.manifold or own, self.width)
+        recipe = manifold_recipe(self.manifold or own, self.width, self.spread)
         fitted = training.manifold(recipe)
         head = training.manifold_head(recipe)
         if self.solver == "converged":

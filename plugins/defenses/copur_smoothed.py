@@ -25,7 +25,7 @@ from cibench.certify import Lead
 from .. import papers
 from ._certified import Certify, Guard, Parts
 from ._noise import CertifyingOptions, Clean
-from ._purified import Family, PurifyingFusionCenter, Width
+from ._purified import Family, PurifyingFusionCenter, Spread, Width
 from ._smoothing import Smoother
 from .copur import CoPur, _Converged
 
@@ -168,6 +168,7 @@ class CoPurSmoothed(CertifyingOptions):
         selection: draws beside the bank that choose the class a radius is for.
         manifold: family of the manifold, as in `copur`.
         width: width of the code, as in `copur`.
+        spread: as in `copur`.
         gap: as in `copur`: with it the fitted fusion center has `certify`. It counts the
             votes of the drawn noise that no error within the purifier's bound can move,
             and holds without chance; `purified_radius` is for infinitely many draws.
@@ -184,6 +185,7 @@ class CoPurSmoothed(CertifyingOptions):
 
     manifold: Family = "affine"
     width: Width = None
+    spread: Spread = 0.0
     gap: Annotated[float, Meta(ge=1e-6, le=1)] | None = None
 
     def __post_init__(self) -> None:
@@ -191,7 +193,9 @@ class CoPurSmoothed(CertifyingOptions):
         self._copur()
 
     def _copur(self) -> CoPur:
-        return CoPur(manifold=self.manifold, width=self.width, gap=self.gap)
+        return CoPur(
+            manifold=self.manifold, width=self.width, spread=self.spread, gap=self.gap
+        )
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit CoPur, draw the noise; train a head with it if asked to."""
