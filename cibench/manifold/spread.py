@@ -63,7 +63,7 @@ def spread_basis(
         if step == STEPS:
             break
         descent.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for group in descent.param_groups:
             group["lr"] = RATE * (1 + math.cos(math.pi * step / STEPS)) / 2
         descent.step()
