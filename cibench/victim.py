@@ -132,6 +132,7 @@ class Victim:
         part.__rows = samples if self.__rows is None else self.__rows[samples]
         if self.__model is not None:
             part.__model = of_samples(self.__model, samples)
+        part.__undefended = of_samples(self.__undefended, samples)
         part.__own = None if self.__own is None else self.__own[samples]
         return part
 

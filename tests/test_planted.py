@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from cibench import AbstractAttack, Decision, FusionCenter
+from cibench.oracle import OracleFusionCenter
 from cibench.planted import ENOUGH, Grafted, planted_missed
+from cibench.victim import Victim
 from cibench_plugins.attacks.apgd import APGD
 from cibench_plugins.attacks.ensemble import Ensemble
 from cibench_plugins.attacks.pgd import PGD
@@ -169,6 +171,35 @@ def test_an_attack_that_goes_on_with_who_is_left_finds_them(
         generator=seeded(),
     )  # fmt: skip
     assert found == {"planted_missed": 0.0}
+
+
+class Told(OracleFusionCenter):
+    """Averages the agents that it is told are honest."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def decide_told(self, observation, corrupted):
+        kept = ~observation.layout.expand(corrupted[:, [1, 2, 0]])
+        return Decision(logits=self.head(observation.filled() * kept))
+
+    def decide(self, observation):
+        return Decision(logits=self.head(observation.filled()))
+
+
+def test_who_is_left_is_asked_of_all_that_were_told_of_everybody(clean, donors):
+    """A grafted oracle stands for the undefended fusion center, too."""
+    center = Told(mlp_head(LAYOUT.width, 3)).told(MASK)
+    planted = clean.with_features(donors.features[:N])
+    grafted = Grafted(center, clean, planted, MASK)
+    victim = Victim("adaptive", undefended=grafted, defended=grafted, own=MASK)
+    left = torch.tensor([3, 7, 8])
+    expected = grafted(planted).logits[left]
+    for some in (victim.part(left), victim.part(left).transfer()):
+        torch.testing.assert_close(some.logits(planted[left]), expected)
+        gradient, _ = some.loss_gradient(planted[left], lambda logits: logits[:, 0])
+        assert gradient.abs().sum(dim=1).min() > 0
 
 
 class Routed(Plain):
