@@ -33,6 +33,7 @@ from cibench.certification.sweep import sweeps
 from cibench.manifold import AffineManifold
 from cibench.references import predictions
 from cibench_plugins.defenses.copur import CoPur
+from cibench_plugins.defenses.copur_smoothed import CoPurSmoothed
 from cibench_plugins.defenses.double_masking import DoubleMasking
 from cibench_plugins.defenses.partition_vote import PartitionVote
 from cibench_plugins.defenses.randomized_ablation import RandomizedAblation
@@ -288,7 +289,8 @@ def test_recovery_of_equal_blocks_is_the_closed_form():
         def purifies_onto(self):
             return manifold
 
-    found = recovery(Purifier(linear_head(8, 3)), clean, 1)
+    labels = torch.zeros(20, dtype=torch.long)
+    found = recovery(Purifier(linear_head(8, 3)), clean, 1, labels)
     assert found.rank == 2
     assert found.leverage == pytest.approx((0.75, 0.75), abs=1e-3)
     gamma = (4 - 2) / 4**0.5
@@ -300,8 +302,9 @@ def test_recovery_of_equal_blocks_is_the_closed_form():
     assert found.distance == pytest.approx(
         tuple(2 * d / found.rate for d in found.residual)
     )
-    assert recovery(center, clean, 1) is None
-    lost = recovery(Purifier(linear_head(8, 3)), clean, 2)
+    assert (found.limit, found.deployed) == (None, None)
+    assert recovery(center, clean, 1, labels) is None
+    lost = recovery(Purifier(linear_head(8, 3)), clean, 2, labels)
     assert lost.leverage[1] <= 0.5 + 1e-9
     assert (lost.rate, lost.distance) == (0.0, (math.inf, math.inf))
 
@@ -310,9 +313,25 @@ def test_recovery_takes_the_purifiers_own_numbers():
     own = {"residual": 1.0, "gap": 0.5, "rate": 0.25, "distance": 10.0}
     center = Recovering([], equal_blocks(), own)
     clean = observation_of(agents_of(2, 2, 2, 2), N)
-    found = recovery(center, clean, 1)
+    found = recovery(center, clean, 1, torch.zeros(N).long())
     assert (found.rate, found.distance) == (0.25, (10.0, 10.0))
     assert found.residual == (1.0, 1.0)
+    assert (found.limit, found.deployed) == (None, None)
+
+
+def test_what_a_limit_certifies_counts_right_decisions_alone():
+    class Limited(Recovering):
+        @property
+        def facts(self):
+            return {"residual_limit": 2.5}
+
+    own = {"residual": 1.0, "rate": 0.25, "distance": 10.0, "deployed": 1.0}
+    center = Limited([], equal_blocks(3), own)
+    clean = observation_of(agents_of(2, 2, 2), N)
+    labels = decided_by(center, clean)
+    labels[0] = (labels[0] + 1) % 2
+    found = recovery(center, clean, 1, labels)
+    assert (found.limit, found.deployed) == (2.5, (N - 1) / N)
 
 
 def certified_of(value, seed=0, *, clean=0.9, share=0.5, apart=None, **changed):
@@ -501,7 +520,11 @@ def test_widths_that_are_none(text):
         (PartitionVote(groups=4), 3, 2),
         (DoubleMasking(masked=2), 3, 2),
         (CoPur(), 1, None),
-        (CoPur(gap=1e-3), None, 1),
+        (CoPur(gap=1e-3), 5, 4),
+        (CoPurSmoothed(), 1, None),
+        (CoPurSmoothed(gap=1e-3), 5, 4),
+        (DoubleMasking(masked=5), 1, None),
+        (RandomizedAblation(keep=10), 1, None),
     ],
 )
 def test_shipped_defenses_say_what_cannot_be_certified(defense, never, perhaps):

@@ -156,11 +156,13 @@ def test_two_points_that_nobody_can_tell_apart():
 
 def test_bad_matrices():
     layout = layout_of(2, 2)
-    with pytest.raises(UsageError, match=r"expected shape \(4, r\), got \(3, 2\)"):
+    with pytest.raises(
+        UsageError, match=r"W: expected a matrix with 4 rows.*got shape \(3, 2\)"
+    ):
         identifiability(normal(3, 2), layout)
-    with pytest.raises(UsageError, match="not all zero"):
+    with pytest.raises(UsageError, match="W: expected an entry that is not zero"):
         identifiability(torch.zeros(4, 2), layout)
-    with pytest.raises(UsageError, match="expected finite numbers"):
+    with pytest.raises(UsageError, match="W: expected finite entries"):
         identifiability(normal(4, 2) * torch.nan, layout)
     nobody = identifiability(normal(4, 2), layout, torch.tensor([False, False]))
     assert (nobody.corrupted, nobody.conditions) == (-1, ())

@@ -71,6 +71,27 @@ def test_identical_blocks(corrupted):
     assert torch.equal(found.certified, found.lead > 0)
 
 
+def test_a_limit_takes_the_place_of_the_samples_own_residual():
+    manifold = identical_blocks(7, 2)
+    noise = torch.linspace(0.01, 0.2, 12).double()[:, None] * normal(12, 14, seed=4)
+    observation = everyone(on_manifold(manifold, 12) + noise, manifold.layout)
+    head = linear_head(14, 3)
+    plain, points = certified(manifold, observation, head, 1)
+    assert not plain.deployed.any()
+    whole = manifold.layout.block_norms(observation.features - points).sum(dim=1)
+    middle = 1.001 * float(whole.median())
+    for limit in (0.0, middle, 10.0):
+        found, _ = certified(manifold, observation, head, 1, limit=limit)
+        far = 2 * limit / found.rate
+        leads = smallest_lead(head, points, far)
+        assert torch.equal(found.deployed, (leads > 0) & (whole <= limit))
+        assert torch.equal(found.certified, plain.certified)
+    # Who is within the limit and certified by it is certified by its own residual, too.
+    assert (plain.certified | ~found.deployed).all()
+    found, _ = certified(manifold, observation, head, 1, limit=middle)
+    assert 0 < int(found.deployed.sum()) <= 6
+
+
 def test_half_of_the_agents_or_more_are_never_certified():
     manifold = identical_blocks(6, 2)
     observation = everyone(on_manifold(manifold, 3), manifold.layout)

@@ -151,8 +151,19 @@ def test_every_defense_is_a_row_with_shares_or_a_reason(certify):
     )
     assert "- partition-vote: the decision stands whichever heard agents" in out
     assert "- partition-vote: confidence 1, no chance is involved" in out
-    assert len(err.splitlines()) == 3
-    assert err.startswith(f"[1/3] {SET} · none · seed 0: clean ")
+    warning, *told = err.splitlines()
+    assert warning.endswith("keep=3: " + ablation["why not more"])
+    assert len(told) == 3
+    assert told[0].startswith(f"[1/3] {SET} · none · seed 0: clean ")
+
+
+def test_an_uncertifiable_configuration_is_told_with_what_to_do(certify):
+    code, out, err = certify(*SMALL, "-d", "copur", "-d", "copur-smoothed:draws=20")
+    assert code == 0
+    for row, name in zip(rows_of(out), ("copur", "copur-smoothed"), strict=True):
+        reason = f"its fits have no proved gap; give it one, as in {name}:gap=0.001"
+        assert row["why not more"] == reason
+        assert f": 1: {reason}" in err
 
 
 def test_shares_are_those_of_the_record(certify, tmp_path):
@@ -404,6 +415,38 @@ def test_a_matrix_is_bounded_and_its_direction_kept(certify, matrix, tmp_path):
     assert np.load(tmp_path / "z.npy").shape == (2,)
 
 
+def test_the_ceiling_of_a_matrix_knows_who_is_missing(certify, matrix):
+    given = ("--matrix", matrix, "--widths", "2/2/2/2/2", "-q", "--json")
+    for missing, ceiling in ((0, 2), (1, 1), (2, 1), (3, 0)):
+        code, out, _ = certify(*given, "--missing", missing)
+        assert (code, json.loads(out)["ceiling"]) == (0, ceiling)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "W.npy",
+            np.ones((4, 2)) * 1j,
+            "expected a matrix to read, got complex numbers",
+        ),
+        ("W.csv", b"", "expected a matrix to read, got no rows"),
+        (
+            "W.npy",
+            b"nothing",
+            "expected a matrix to read, got something that is no array",
+        ),
+    ],
+)
+def test_files_that_hold_no_matrix(certify, tmp_path, recwarn, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
+    code, out, err = certify("--matrix", path, "--widths", "2/2")
+    assert (code, out) == (3, "")
+    assert message in err.splitlines()[-1]
+    assert not recwarn.list
+
+
 def test_a_matrix_as_json(certify, tmp_path):
     weight = np.random.default_rng(0).standard_normal((8, 7))
     np.savetxt(tmp_path / "W.csv", weight, delimiter=",")
@@ -424,7 +467,21 @@ def test_a_matrix_as_json(certify, tmp_path):
         ((), 2, "--matrix: expected --widths with it, got none"),
         (("--widths", "2/2"), 2, "got"),
         (("--widths", "2/x"), 2, "--widths: expected a width for each agent"),
-        (("--widths", "2/2/2/2/2", "--corrupted", "5"), 2, "fewer than the 5 agents"),
+        (
+            ("--widths", "2/2/2/2/2", "--corrupted", "1-5"),
+            2,
+            "--corrupted: expected fewer than the 5 agents heard, got 5",
+        ),
+        (
+            ("--widths", "2/2/2/2/2", "--corrupted", "3", "--missing", "2"),
+            2,
+            "--corrupted: expected fewer than the 3 agents heard, got 3",
+        ),
+        (
+            ("--widths", "2/2/2/2/2", "--missing", "5"),
+            2,
+            "--missing: expected fewer than the 5 agents of --widths, got 5",
+        ),
         (("--widths", "5/5", "-d", "none"), 2, "expected it alone, got --defense too"),
         (("--widths", "5/5", "--direction", "z.csv"), 2, "ends in .npy"),
         (

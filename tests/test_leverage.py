@@ -7,7 +7,7 @@ import torch
 
 from cibench import AgentLayout, ThreatModelError
 from cibench._errors import UsageError
-from cibench.certify import leverage, union_bound
+from cibench.certify import identifiability, leverage, union_bound
 from cibench.certify.leverage import family
 from helpers import layout_of, normal, orthonormal
 
@@ -152,6 +152,39 @@ def test_invariances(change):
     assert max(other.lower, same.lower) <= min(other.upper, same.upper)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1e-8, 1e-20, 1e20), (1e-16, 1, 1, 1)])
+def test_how_long_a_column_is_plays_no_part(sizes):
+    """A short column is no kernel: its direction counts as any other."""
+    layout, W = layout_of(4, 3, 5, 4, 2), normal(18, 4)
+    scaled = W * torch.tensor(sizes, dtype=torch.float64)
+    for corrupted in (1, 2):
+        same, other = (leverage(each, layout, corrupted) for each in (W, scaled))
+        assert other.upper == pytest.approx(same.upper, abs=1e-3)
+        assert other.lower == pytest.approx(same.lower, abs=1e-3)
+        assert max(other.lower, same.lower) <= min(other.upper, same.upper)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-10, 1e-16, 1e-100])
+def test_a_direction_that_one_agent_alone_sees_is_its_own(size):
+    layout, W = layout_of(8, 8, 8, 8, 8), normal(40, 5)
+    W[:, 4] = 0.0
+    W[0, 4] = size
+    found = leverage(W, layout, 1)
+    assert (found.lower, found.upper, found.exact_zero) == (0.0, 0.0, True)
+    assert found.corrupted == ("a",)
+    norms = layout.block_norms((W @ found.direction)[None])[0]
+    assert norms[0] > 0
+    assert float(norms[1:].sum()) < 1e-9 * float(norms[0])
+    # Nor can any other method do without that agent.
+    assert identifiability(W, layout).corrupted == 0
+
+
+def test_arrays_are_taken_too():
+    layout, W = layout_of(4, 3, 5), normal(12, 2)
+    same, other = leverage(W, layout, 1), leverage(W.numpy(), layout, 1)
+    assert (same.lower, same.upper) == (other.lower, other.upper)
+
+
 def test_the_kernel_plays_no_part():
     layout, W = layout_of(4, 3, 5, 4), normal(16, 3)
     wide = W @ normal(3, 7, seed=1)
@@ -281,6 +314,11 @@ def test_agents_that_send_nothing():
         (normal(21, 0), r"W: expected a matrix with 21 rows.* got shape \(21, 0\)"),
         (normal(21, 2) / 0, "W: expected finite entries, got 42 that are not"),
         (0 * normal(21, 2), "W: expected an entry that is not zero, got zeros only"),
+        (1j * normal(21, 2), "W: expected real numbers, got torch.complex128"),
+        (
+            normal(21, 2) * torch.tensor([1e-150, 1.0], dtype=torch.float64),
+            r"W: expected columns whose sizes differ by a factor of 2\^400 at most, got 2",
+        ),
     ],
 )
 def test_bad_decoders(W, message):
@@ -295,6 +333,18 @@ def test_bad_decoders(W, message):
         (3, 3, UsageError, "corrupted: expected fewer than the 3 agents heard, got 3"),
         (4, "e/f", UsageError, "expected fewer than the 4 agents heard, got 4"),
         (0, 6, UsageError, "missing: expected fewer than the 6 agents, got 6"),
+        (
+            1.5,
+            0,
+            UsageError,
+            "corrupted: expected a number of agents or names, got 1.5",
+        ),
+        (
+            True,
+            0,
+            UsageError,
+            "corrupted: expected a number of agents or names, got True",
+        ),
         (-1, 0, UsageError, "corrupted: expected a number of agents >= 0, got -1"),
         (1, -2, UsageError, "missing: expected a number of agents >= 0, got -2"),
         ("a/z", 0, ThreatModelError, "expected one of a, b, c, d, e, f or a number"),

@@ -155,6 +155,16 @@ def test_ill_conditioned_decoders(condition):
     assert bounds.upper == pytest.approx(same.upper, rel=1e-4)
 
 
+def test_what_float64_cannot_prove_is_not_proved():
+    """But for the last agent nobody sees much of a direction, and that one is missing."""
+    layout, V = layout_of(*(8,) * 6), normal(48, 5)
+    V[:40, 4] *= 1e-13
+    found = recovery_rate(V, layout, 1, "f")
+    assert 0.0 <= found.lower <= found.upper
+    if found.lower == 0.0:
+        assert found.reason is not None
+
+
 @pytest.mark.parametrize("missing", [(), ("f",)])
 def test_an_exact_purifier_stays_within_the_radius(missing):
     W = normal(EVEN.width, 3, seed=2)

@@ -73,7 +73,8 @@ def foresee(
 
     Args:
         corrupted, missing: as `standing` takes them.
-        warn: told once why a number that was asked for cannot be certified.
+        warn: told once why a number that was asked for cannot be certified, or, where
+            none was, not even one agent.
 
     Returns:
         What is known of each cell.
@@ -95,7 +96,11 @@ def foresee(
             known.append(Foreseen(error=" ".join(error.split())))
             continue
         known.append(found)
-        for number, reason in found.reasons.items() if corrupted is not None else ():
+        for number, reason in found.reasons.items():
+            if (
+                corrupted is None and number > 1
+            ):  # one corrupted agent was not asked for
+                continue
             line = f"{cell.dataset.spec} · {cell.defense.spec}: {number}: {reason}"
             if line not in told:
                 told.add(line)
@@ -183,7 +188,7 @@ def _one(
     apart = [
         (number, found)
         for number in (corrupted or ()) if taken_apart
-        if (found := recovery(fusion_center, clean, number)) is not None
+        if (found := recovery(fusion_center, clean, number, labels)) is not None
     ]  # fmt: skip
     return replace(
         blank,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._errors import DataError, UsageError
@@ -81,9 +85,38 @@ def decoder_bounds(
         )
 
 
-def ceiling(weight: Tensor, layout: AgentLayout) -> int:
-    """Most corrupted agents that any method on this manifold could see through."""
-    return identifiability(weight, layout).corrupted
+def ceiling(weight: Tensor, layout: AgentLayout, missing: int = 0) -> int:
+    """Most corrupted agents that any method on this manifold could see through.
+
+    Args:
+        weight, layout: as in `decoder_bounds`.
+        missing: agents that are not heard: the worst set of so many.
+    """
+    found = []
+    for absent in itertools.combinations(range(layout.agents), missing):
+        heard = torch.ones(layout.agents, dtype=torch.bool)
+        heard[list(absent)] = False
+        found.append(identifiability(weight, layout, heard).corrupted)
+    return min(found)
+
+
+def check_numbers(layout: AgentLayout, corrupted: Sequence[int], missing: int) -> None:
+    """Refuse numbers that leave nobody heard or nobody honest, before any work.
+
+    Raises:
+        UsageError: one is too large.
+    """
+    if missing >= layout.agents:
+        raise UsageError(
+            f"--missing: expected fewer than the {layout.agents} agents of --widths, got"
+            f" {missing}"
+        )
+    heard = layout.agents - missing
+    if max(corrupted) >= heard:
+        raise UsageError(
+            f"--corrupted: expected fewer than the {heard} agents heard, got"
+            f" {max(corrupted)}"
+        )
 
 
 def layout_of(widths: str) -> AgentLayout:
@@ -124,6 +157,8 @@ def read_matrix(path: Path, key: str | None = None) -> Tensor:
         found = _arrays(path)
     except (OSError, ValueError, EOFError, KeyError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        if "pickle" in reason:  # NumPy's advice is to run whatever the file holds
+            reason = "something that is no array"
         raise DataError(f"{path}: expected a matrix to read, got {reason}") from error
     matrices = {name: array for name, array in found.items() if array.ndim == 2}
     listed = ", ".join(f"{name} {tuple(a.shape)}" for name, a in found.items())
@@ -150,18 +185,31 @@ def _arrays(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return {name: t.double() for name, t in load_file(path).items()}
+            loaded = load_file(path)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
+        return {name: _real(t.numpy()) for name, t in loaded.items()}
     if path.suffix == ".csv":
-        table = np.loadtxt(path, delimiter=",", ndmin=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a file without rows
+            table = np.loadtxt(path, delimiter=",", ndmin=2)
+        if not table.size:
+            raise ValueError("no rows")
         return {"": torch.from_numpy(table)}
     loaded = np.load(path, allow_pickle=False)
     named = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    return {
-        name: torch.from_numpy(np.asarray(array, dtype=np.float64))
-        for name, array in named.items()
-    }
+    return {name: _real(array) for name, array in named.items()}
+
+
+def _real(array: NDArray[Any]) -> Tensor:
+    """An array in float64.
+
+    Raises:
+        ValueError: it holds complex numbers.
+    """
+    if np.iscomplexobj(array):
+        raise ValueError("complex numbers")
+    return torch.from_numpy(np.asarray(array, dtype=np.float64))
 
 
 def keep_direction(direction: Tensor, path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..certify import leverage, recovery_radius, recovery_rate
 from ..defense import FusionCenter
 from ..observation import Observation
+from ..references import decide, predictions
 from .reasons import by_recovery, decoder
 from .standing import parts
 
@@ -27,7 +28,12 @@ class Recovery:
             these alone, of the norms of clean block minus point of the manifold.
         leverage: lower and upper bound of the leverage constant with every agent heard.
         rate: gamma that is proved: of the worst sample, or with every agent heard.
-        distance: median and 90 % quantile of Delta; infinite where gamma is 0.
+        distance: median and 90 % quantile of Delta; infinite where gamma is 0. Where the
+            defense has no certificate, of a fit that is exact.
+        limit: of delta for fresh clean samples, a split-conformal quantile, as the fact
+            `residual_limit` has it; None without one.
+        deployed: share of samples decided rightly and certified by that limit alone, of
+            those within it; None without one.
         reason: why the leverage constant is 0; empty if it is not.
     """
 
@@ -37,10 +43,12 @@ class Recovery:
     rate: float
     distance: tuple[float, float]
     reason: str = ""
+    limit: float | None = None
+    deployed: float | None = None
 
 
 def recovery(
-    fusion_center: FusionCenter, clean: Observation, corrupted: int
+    fusion_center: FusionCenter, clean: Observation, corrupted: int, labels: Tensor
 ) -> Recovery | None:
     """Take a purifier's certificate apart; None for a defense without a manifold.
 
@@ -52,15 +60,23 @@ def recovery(
         fusion_center: the fitted defense.
         clean: test samples as received from honest agents.
         corrupted: number of corrupted agents.
+        labels: `(n,)` true classes.
     """
     manifold, weight = fusion_center.purifies_onto, decoder(fusion_center)
     if manifold is None or weight is None:
         return None
     constant = leverage(weight, clean.layout, corrupted)
+    told = fusion_center.facts.get("residual_limit")
+    limit = told if isinstance(told, float) else None
+    deployed = None if limit is None else 0.0
     if by_recovery(fusion_center) and not constant.exact_zero:
         found = parts(fusion_center, clean, corrupted)
         residual, rate = found["residual"], float(found["rate"].min())
         distance = found["distance"]
+        if limit is not None and "deployed" in found:
+            right = predictions(decide(fusion_center, clean)[0]) == labels
+            stands = right.cpu() & (found["deployed"] > 0)
+            deployed = float(stands.double().mean())
     else:
         with torch.no_grad():
             residual = manifold.residual(clean).double().cpu()
@@ -75,6 +91,8 @@ def recovery(
         rate=rate,
         distance=_quantiles(distance),
         reason=constant.reason or "",
+        limit=limit,
+        deployed=deployed,
     )
 
 

@@ -124,7 +124,7 @@ def _corrupted(
         lacking = "it has no certificate"
         if callable(getattr(fusion_center, "radius", None)):
             lacking = "it certifies an l2 radius, and agents may send anything"
-        return dict.fromkeys(numbers or (), 0.0), {0: lacking}
+        return dict.fromkeys(numbers or (), 0.0), {0: known.get(1, lacking)}
     shares: dict[int, float] = {}
     reasons: dict[int, str] = {}
     stands = torch.ones_like(right)

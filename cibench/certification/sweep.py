@@ -137,6 +137,10 @@ def _mean(found: Sequence[Recovery]) -> Recovery:
         first, second = zip(*map(pick, found), strict=True)
         return mean(first), mean(second)
 
+    def known(pick: Callable[[Recovery], float | None]) -> float | None:
+        told = [value for value in map(pick, found) if value is not None]
+        return mean(told) if len(told) == len(found) else None
+
     return Recovery(
         rank=round(mean([each.rank for each in found])),
         residual=pair(lambda each: each.residual),
@@ -144,4 +148,6 @@ def _mean(found: Sequence[Recovery]) -> Recovery:
         rate=mean([each.rate for each in found]),
         distance=pair(lambda each: each.distance),
         reason=next((each.reason for each in found if each.reason), ""),
+        limit=known(lambda each: each.limit),
+        deployed=known(lambda each: each.deployed),
     )

@@ -27,11 +27,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._errors import UsageError
 from ..layout import AgentLayout
+from .leverage.blocks import compress
 
-#: Singular values below this share of what they could be count as zero.
-TOLERANCE = 1e-10
 #: Numbers in the working set.
 _WORKING_SET = 2**24
 
@@ -61,7 +59,8 @@ def identifiability(
 ) -> Identifiability:
     """Find out how many corrupted agents any method on this manifold could see through.
 
-    Every set is tried: C(agents, 2q) singular value decompositions for each q.
+    Every set is tried: C(agents, 2q) singular value decompositions for each q. What counts
+    as zero is as in `leverage`.
 
     Args:
         weight: `(width, r)` matrix W of an affine manifold, or of the last layer of a
@@ -71,7 +70,7 @@ def identifiability(
         heard: `(agents,)` booleans; None for all.
 
     Raises:
-        UsageError: W does not fit the layout, is zero or not finite.
+        UsageError: W does not fit the layout, is zero, complex or not finite.
 
     Example:
         Three agents see the same number: one of them may lie.
@@ -80,41 +79,21 @@ def identifiability(
         >>> identifiability(torch.ones(3, 1), layout).corrupted
         1
     """
-    basis = _range(weight, layout)
-    rank = basis.shape[1]
-    parts = [_compressed(basis[s]) for s in layout.slices]
+    blocks = compress(torch.as_tensor(weight), layout)
+    heights = [min(width, blocks.rank) for width in layout.widths]
+    parts = [b[:h] for b, h in zip(blocks.values, heights, strict=True)]
     agents = [i for i in range(layout.agents) if heard is None or bool(heard[i])]
     conditions: list[float] = []
     for corrupted in itertools.count():
         left = len(agents) - 2 * corrupted
         if left <= 0:
-            return Identifiability(corrupted - 1, rank, tuple(conditions), None)
-        least, members = _worst(parts, agents, left, rank)
-        if least <= TOLERANCE:
-            return Identifiability(corrupted - 1, rank, tuple(conditions), members)
+            return Identifiability(corrupted - 1, blocks.rank, tuple(conditions), None)
+        least, members = _worst(parts, agents, left, blocks.rank)
+        if least <= blocks.negligible:
+            found = tuple(conditions)
+            return Identifiability(corrupted - 1, blocks.rank, found, members)
         conditions.append(least)
     raise AssertionError("unreachable")
-
-
-def _range(weight: Tensor, layout: AgentLayout) -> Tensor:
-    """`(width, rank)` float64 orthonormal basis of the range of W."""
-    if weight.ndim != 2 or len(weight) != layout.width:
-        raise UsageError(
-            f"weight: expected shape ({layout.width}, r), got {tuple(weight.shape)}"
-        )
-    if not bool(torch.isfinite(weight).all()) or not bool(weight.any()):
-        raise UsageError("weight: expected finite numbers, not all zero, got others")
-    left, values, _ = torch.linalg.svd(weight.double(), full_matrices=False)
-    basis: Tensor = left[:, values > TOLERANCE * values[0]]
-    return basis
-
-
-def _compressed(block: Tensor) -> Tensor:
-    """A block of no more rows than columns with the same singular values and kernel."""
-    if len(block) <= block.shape[1]:
-        return block
-    root: Tensor = torch.linalg.qr(block, mode="r").R
-    return root
 
 
 def _worst(

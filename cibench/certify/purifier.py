@@ -32,6 +32,7 @@ Source: Liu, Xie, Koyejo and Li 2022, theorem 4 and remark 5, in sharper form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb
@@ -62,6 +63,8 @@ class PurifierCertificate:
         lead: `(n,)` lower bound of the lead of the class decided, within the distance;
             minus infinity where that is infinite.
         certified: `(n,)` booleans: the lead is above 0.
+        deployed: `(n,)` booleans: the same with a limit in place of delta, for samples
+            whose residual over all agents heard is within it; none without a limit.
     """
 
     residual: Tensor
@@ -70,6 +73,7 @@ class PurifierCertificate:
     distance: Tensor
     lead: Tensor
     certified: Tensor
+    deployed: Tensor
 
 
 class RecoveryRates:
@@ -127,6 +131,7 @@ def certify_purifier(
     gap: Tensor | float,
     lead: Lead,
     every: bool = True,
+    limit: float = math.inf,
 ) -> PurifierCertificate:
     """Certify the decisions at purified points, whatever so many agents send or withhold.
 
@@ -140,6 +145,8 @@ def certify_purifier(
             `smallest_lead` or `deployed_lead` of the head.
         every: bound the rate of all samples; otherwise those that no rate could certify
             are left at 0, which spares most of the work where little is certified.
+        limit: of the residual over all agents heard, such as `conformal_limit` of clean
+            samples: who deploys a purifier knows this, and no clean sample's delta.
 
     Raises:
         UsageError: `corrupted` is below 0, or points are not finite or of another shape.
@@ -164,8 +171,8 @@ def certify_purifier(
     residual = _largest(norms, heard, corrupted) * (1 + unit) + unit * size
     eps = torch.as_tensor(gap, dtype=points.dtype, device=points.device).expand(n)
 
-    def distance(rate: Tensor) -> Tensor:
-        found: Tensor = recovery_radius(residual, rate, eps) * (1 + unit) + unit * size
+    def distance(rate: Tensor, delta: Tensor) -> Tensor:
+        found: Tensor = recovery_radius(delta, rate, eps) * (1 + unit) + unit * size
         return found
 
     def ahead(far: Tensor) -> Tensor:
@@ -180,13 +187,16 @@ def certify_purifier(
     most = ((count - 2 * corrupted) / count.clamp_min(1).sqrt()).clamp_min(0.0)
     asked = torch.ones_like(heard[:, 0])
     if not every:
-        asked = ahead(distance(most)) > 0
+        asked = ahead(distance(most, residual)) > 0
     rate = torch.zeros_like(residual)
     if asked.any():
         rate[asked] = rates.lower(heard[asked], corrupted)
-    far = distance(rate)
+    far = distance(rate, residual)
     leads = ahead(far)
-    return PurifierCertificate(residual, eps, rate, far, leads, leads > 0)
+    deployed = _largest(norms, heard, 0) * (1 + unit) + unit * size <= limit
+    if deployed.any():
+        deployed &= ahead(distance(rate, torch.full_like(residual, limit))) > 0
+    return PurifierCertificate(residual, eps, rate, far, leads, leads > 0, deployed)
 
 
 def _largest(norms: Tensor, heard: Tensor, corrupted: int) -> Tensor:

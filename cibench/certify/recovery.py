@@ -66,7 +66,7 @@ class RecoveryBounds:
         corrupted: names of the corrupted agents that reach `upper`.
         missing: names of the agents missing then.
         direction: `(code,)` z with the worst error W z.
-        reason: why gamma is not above 0; None if it may be.
+        reason: why gamma is not above 0, or why nothing is proved; None otherwise.
         sets: pairs of corrupted and missing sets over which gamma is the minimum.
     """
 
@@ -146,6 +146,7 @@ def recovery_rate(
     """
     if not 0.0 < tolerance < 1.0:
         raise UsageError(f"tolerance: expected a number in (0, 1), got {tolerance:g}")
+    W = torch.as_tensor(W)
     constant = leverage(W, layout, corrupted, missing, steps=steps, seed=seed)
     blocks = compress(W, layout)
     sets = family(layout, corrupted, missing, W.device)
@@ -167,7 +168,8 @@ def recovery_rate(
     plain = max(0.0, 2.0 * constant.lower - 1.0) * _heard_at_least(blocks, sets)
     plain *= 1.0 - 4 * EPS
     search = _Search(blocks, sets, seed)
-    search.certify(1.0 / constant.lower - 1.0, tolerance, steps)
+    if constant.lower > 0:
+        search.certify(1.0 / constant.lower - 1.0, tolerance, steps)
     number = int(search.upper.argmin())
     direction = blocks.basis @ search.points[number]
     return RecoveryBounds(
@@ -177,6 +179,9 @@ def recovery_rate(
         corrupted=sets.names(number)[0],
         missing=sets.names(number)[1],
         direction=direction / direction.norm(),
+        reason=None
+        if constant.lower > 0
+        else "no lower bound can be proved in float64: W is too near to lower rank",
         sets=len(sets),
     )
 

@@ -31,6 +31,7 @@ def certify_matrix(params: Mapping[str, Any]) -> int:
 
     from ..certification.matrix import (
         ceiling,
+        check_numbers,
         decoder_bounds,
         keep_direction,
         layout_of,
@@ -40,6 +41,7 @@ def certify_matrix(params: Mapping[str, Any]) -> int:
 
     torch.set_num_threads(params["threads"])
     layout = layout_of(params["widths"])
+    check_numbers(layout, corrupted, params["missing"])
     weight = read_matrix(params["matrix"], params["key"])
     weight = weight.to(check_device(params["device"]))
     found = []
@@ -57,7 +59,7 @@ def certify_matrix(params: Mapping[str, Any]) -> int:
         keep_direction(last, target)
         if not params["quiet"]:
             click.echo(f"direction in {target}", err=True)
-    most = ceiling(weight, layout)
+    most = ceiling(weight, layout, params["missing"])
     if params["as_json"]:
         _print_json(found, most)
     else:

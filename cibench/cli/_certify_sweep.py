@@ -23,8 +23,8 @@ RANK, WIDTH, RANKS = "rank", "width", "2,4,8,16,32"
 #: Columns of any defense, and those of one with a manifold.
 _ALL = ("corrupted", "clean %", "certified %")
 _OWN = (
-    *("delta", "delta 90 %", "c at least", "c at most", "gamma", "Delta"),
-    "Delta 90 %",
+    *("rank", "delta", "delta 90 %", "c at least", "c at most", "gamma", "Delta"),
+    *("Delta 90 %", "delta limit", "deployed %"),
 )
 
 
@@ -90,6 +90,11 @@ def _varied(text: str, defenses: Sequence[str]) -> tuple[str, str, str, list[str
             if typed:
                 raise
             continue
+        if typed and option in dict(spec.options):
+            raise UsageError(
+                f"--sweep {text}: expected a defense without {option}, which the sweep"
+                f" sets, got {given}"
+            )
         if option in known:
             kept.append(given)
         elif typed:
@@ -123,17 +128,26 @@ def _table(found: Sweep) -> Table:
     seeds = len(found.seeds)
     notes = [f"mean over {seeds} seeds"] if seeds > 1 else []
     apart = any(point.recovery for point in found.points)
+    own = tuple(name for name in _OWN if apart and name != found.option)
     if apart:
         notes.append(
             "delta: sum of block norms from clean embedding to manifold, median over test"
             " samples; Delta: how far the purified point may be from that of the clean"
             " embedding; in the units of the embedding"
         )
+        if any(point.recovery and point.recovery.limit for point in found.points):
+            notes.append(
+                "delta limit: of a fresh clean sample, split conformal on validation data;"
+                " deployed: decided rightly and certified by that limit, where no sample's"
+                " own delta is known"
+            )
+        if not any(point.certified for point in found.points):
+            notes.append("Delta holds for a fit that is exact, or within its gap")
     notes += [_best_line(found, number) for number in found.numbers]
     return Table(
         title=f"{found.dataset} · {found.defense}: by {found.option}",
-        columns=(found.option, *_ALL, *(_OWN if apart else ()), "why nothing"),
-        rows=tuple(_cells(point, len(_OWN) if apart else 0) for point in found.points),
+        columns=(found.option, *_ALL, *own, "why nothing"),
+        rows=tuple(_cells(point, own) for point in found.points),
         notes=tuple(notes),
     )
 
@@ -167,23 +181,34 @@ def _best(found: Sweep) -> list[dict[str, Any]]:
     return told
 
 
-def _cells(point: Point, width: int) -> tuple[str, ...]:
-    """A row, with so many cells of its own for a purifier."""
+def _cells(point: Point, own: Sequence[str]) -> tuple[str, ...]:
+    """A row, with columns of its own for a purifier."""
     apart = point.recovery
-    numbers = [""] * width
+    numbers = dict.fromkeys(own, "")
     if apart is not None:
-        numbers = [
+        texts = [
+            str(apart.rank),
             *(_short(value) for value in apart.residual),
             *ends(apart.leverage),
             _short(apart.rate),
             *(_short(value) for value in apart.distance),
+            "" if apart.limit is None else _short(apart.limit),
+            "" if apart.deployed is None else percent(apart.deployed),
         ]
+        told = dict(zip(_OWN, texts, strict=True))
+        numbers = {name: told[name] for name in own}
     shares = [
         "" if share is None else percent(share)
         for share in (point.clean, point.certified)
     ]
     reason = "; ".join(filter(None, (point.reason, apart.reason if apart else "")))
-    return (_text(point.value), str(point.corrupted), *shares, *numbers, reason)
+    return (
+        _text(point.value),
+        str(point.corrupted),
+        *shares,
+        *numbers.values(),
+        reason,
+    )
 
 
 def _short(value: float) -> str:

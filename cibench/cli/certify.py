@@ -111,7 +111,7 @@ def command(ctx: click.Context, /, **params: Any) -> int:
 
     \b
     cibench certify -d randomized-ablation -d partition-vote
-    cibench certify --sweep rank --corrupted 1 --figure rank.svg
+    cibench certify -d copur:gap=0.001 --sweep rank --figure rank.svg
     cibench certify --matrix W.npy --widths 32/32/32/32 --corrupted 1
     """  # noqa: D301
     typed = typed_names(ctx)

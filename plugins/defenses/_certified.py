@@ -10,7 +10,14 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from cibench import AffineManifold, ContractError, FusionCenter, Observation, Training
+from cibench import (
+    AffineManifold,
+    AgentLayout,
+    ContractError,
+    FusionCenter,
+    Observation,
+    Training,
+)
 from cibench.certify import (
     Lead,
     PurifierCertificate,
@@ -155,6 +162,7 @@ class Guard:
             gap=self.limit,
             lead=lead,
             every=every,
+            limit=self.residual_limit if every else math.inf,
         )
         # Whose clean block is refused could send a good one: an agent more.
         whole = ~rejected.any(dim=1)
@@ -162,7 +170,22 @@ class Guard:
             found,
             lead=torch.where(whole, found.lead, -torch.inf),
             certified=found.certified & whole,
+            deployed=found.deployed & whole,
         )
+
+
+def uncertifiable(
+    name: str, gap: float | None, layout: AgentLayout, corrupted: int
+) -> str | None:
+    """Why the defense of that name and gap certifies nothing against so many agents."""
+    if gap is None:
+        return f"its fits have no proved gap; give it one, as in {name}:gap=0.001"
+    if 2 * corrupted < layout.agents:
+        return None
+    return (
+        f"{corrupted} of {layout.agents} agents are no minority: they agree on any point of"
+        " the manifold as well as the others do"
+    )
 
 
 def guard_for(

@@ -27,7 +27,7 @@ from cibench import (
 from cibench.certify import Lead
 
 from .. import papers
-from ._certified import Certify, Guard, Parts, guard_for, head_lead
+from ._certified import Certify, Guard, Parts, guard_for, head_lead, uncertifiable
 from ._eq6 import refine
 from ._fixed_steps import FixedSteps
 from ._purified import (
@@ -214,10 +214,8 @@ class CoPur(AbstractDefense):
             )
 
     def uncertifiable(self, layout: AgentLayout, corrupted: int) -> str | None:
-        """Without a gap, however many agents."""
-        if self.gap is not None:
-            return None
-        return "its fits have no proved gap; give it one, as in copur:gap=0.001"
+        """Without a gap, however many agents; with one, half of them."""
+        return uncertifiable(self.name, self.gap, layout, corrupted)
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit the manifold and the head on its output."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cibench import (
     AbstractDefense,
+    AgentLayout,
     Capabilities,
     Decision,
     FusionCenter,
@@ -23,7 +24,7 @@ from cibench import (
 from cibench.certify import Lead
 
 from .. import papers
-from ._certified import Certify, Guard, Parts
+from ._certified import Certify, Guard, Parts, uncertifiable
 from ._noise import CertifyingOptions, Clean
 from ._purified import Family, PurifyingFusionCenter, Spread, Width
 from ._smoothing import Smoother
@@ -196,6 +197,10 @@ class CoPurSmoothed(CertifyingOptions):
         return CoPur(
             manifold=self.manifold, width=self.width, spread=self.spread, gap=self.gap
         )
+
+    def uncertifiable(self, layout: AgentLayout, corrupted: int) -> str | None:
+        """As of CoPur."""
+        return uncertifiable(self.name, self.gap, layout, corrupted)
 
     def fit(self, training: Training, *, generator: torch.Generator) -> FusionCenter:
         """Fit CoPur, draw the noise; train a head with it if asked to."""

@@ -164,7 +164,9 @@ class DoubleMasking(AbstractDefense):
     masked: Annotated[int, Meta(ge=1)] = 1
 
     def uncertifiable(self, layout: AgentLayout, corrupted: int) -> str | None:
-        """Where no mask covers the corrupted agents."""
+        """Where no mask covers the corrupted agents, or two cover everybody."""
+        if 2 * self.masked >= layout.agents:
+            return f"two masks of {self.masked} leave none of {layout.agents} agents"
         if corrupted <= self.masked:
             return None
         return (

@@ -182,6 +182,8 @@ class RandomizedAblation(AbstractDefense):
     def uncertifiable(self, layout: AgentLayout, corrupted: int) -> str | None:
         """Where corrupted agents are in most subsets, if all subsets vote."""
         agents, honest = layout.agents, max(0, layout.agents - corrupted)
+        if self.keep >= agents:
+            return f"subsets of {self.keep} hold all {agents} agents"
         total, clean = math.comb(agents, self.keep), math.comb(honest, self.keep)
         # At a tie the first class still wins: that is left to the votes.
         if total > self.subsets or 2 * clean >= total:

@@ -1,7 +1,10 @@
 """The decoder's blocks in the coordinates in which bounds are computed.
 
 What is bounded depends on Range(W) alone, so W is replaced by W G, with G of full column
-rank and W G orthonormal up to rounding: ker W drops out. Block i becomes W_i G, or its
+rank and W G orthonormal up to rounding: ker W drops out. Columns are first brought to one
+size by powers of two, which is exact: how long a column is says nothing of the range, and a
+short one is no kernel. What is left below `max(width, code) 2^-52` of the largest singular
+value then is taken for rounding of a W of lower rank. Block i becomes W_i G, or its
 triangular factor where it is taller than wide; short ones are padded with zeros, so that
 all have one shape. How far rounding can have moved a norm is bounded block by block.
 """
@@ -19,6 +22,8 @@ from ...layout import AgentLayout
 
 #: Distance from 1 to the next float64.
 EPS = 2.0**-52
+#: Most binary orders of magnitude between two columns.
+APART = 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +77,10 @@ def compress(weight: Tensor, layout: AgentLayout) -> Blocks:
         layout: the agents' blocks, of that width.
 
     Raises:
-        UsageError: W has another height, entries that are not finite, or zeros only.
+        UsageError: W has another height, entries that are not finite, zeros only, or
+            columns that differ in size beyond all measure.
     """
-    w = _checked(weight, layout)
+    w, exponents = _evened(_checked(weight, layout))
     _, s, vh = torch.linalg.svd(w, full_matrices=False)
     threshold = max(w.shape) * EPS
     rank = int((s > threshold * s[0]).sum())
@@ -95,7 +101,8 @@ def compress(weight: Tensor, layout: AgentLayout) -> Blocks:
     drift = torch.linalg.matrix_norm(gram) + torch.linalg.matrix_norm(wrong)
     drift += (len(u) + 2) * EPS * torch.linalg.matrix_norm(u) ** 2
     negligible = threshold * float(s[0] / s[rank - 1])
-    return Blocks(values, rounding, float(drift), basis, negligible)
+    codes = _scaled(basis, exponents[:, None])
+    return Blocks(values, rounding, float(drift), codes, negligible)
 
 
 def qr_rounding(matrix: Tensor) -> Tensor:
@@ -111,17 +118,42 @@ def qr_rounding(matrix: Tensor) -> Tensor:
 
 
 def _checked(weight: Tensor, layout: AgentLayout) -> Tensor:
-    """W in float64, divided by a power of two, so that no square over- or underflows."""
+    """W in float64."""
     if weight.ndim != 2 or len(weight) != layout.width or not weight.shape[1]:
         raise UsageError(
             f"W: expected a matrix with {layout.width} rows, the width of the layout,"
             f" got shape {tuple(weight.shape)}"
         )
+    if weight.is_complex():
+        raise UsageError(f"W: expected real numbers, got {weight.dtype}")
     w = weight.detach().double()
     wrong = int((~w.isfinite()).sum())
     if wrong:
         raise UsageError(f"W: expected finite entries, got {wrong} that are not")
-    largest = w.abs().amax()
-    if not largest > 0:
+    if not bool(w.any()):
         raise UsageError("W: expected an entry that is not zero, got zeros only")
-    return torch.ldexp(w, -torch.frexp(largest).exponent)
+    return w
+
+
+def _evened(w: Tensor) -> tuple[Tensor, Tensor]:
+    """W D with columns of largest entry in [1/2, 1) or zero, and exponents of D >= 1.
+
+    D is a multiple of the powers of two that were used: codes matter up to their length.
+    """
+    largest = w.abs().amax(dim=0)
+    sizes = torch.frexp(largest).exponent
+    used = sizes[largest > 0]
+    apart = int(used.max() - used.min())
+    if apart > APART:
+        raise UsageError(
+            f"W: expected columns whose sizes differ by a factor of 2^{APART} at most, got"
+            f" 2^{apart}; scale the code"
+        )
+    up = torch.where(largest > 0, int(used.max()) - sizes, 0)
+    return _scaled(w, -torch.where(largest > 0, sizes, 0)), up
+
+
+def _scaled(values: Tensor, exponents: Tensor) -> Tensor:
+    """Times powers of two, in two steps: 2^1000 twice is more than a float64 holds."""
+    half = torch.div(exponents, 2, rounding_mode="floor")
+    return torch.ldexp(torch.ldexp(values, half), exponents - half)

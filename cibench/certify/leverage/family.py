@@ -107,6 +107,8 @@ def family(
 
 
 def _chosen(name: str, agents: Agents, layout: AgentLayout) -> int | tuple[int, ...]:
+    if isinstance(agents, bool | float):
+        raise UsageError(f"{name}: expected a number of agents or names, got {agents}")
     if isinstance(agents, int):
         if agents < 0:
             raise UsageError(f"{name}: expected a number of agents >= 0, got {agents}")

@@ -77,6 +77,7 @@ def leverage(
     """
     if not 0.0 < tolerance < 1.0:
         raise UsageError(f"tolerance: expected a number in (0, 1), got {tolerance:g}")
+    W = torch.as_tensor(W)
     if steps < 1:
         raise UsageError(f"steps: expected at least 1, got {steps}")
     sets = family(layout, corrupted, missing, W.device)
