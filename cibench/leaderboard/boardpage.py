@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .knowing import control, knowledge, told
 from .model import Board, Certified, Column, Leaderboard, Result, Row
 from .standing import (
     abbreviations,
@@ -49,8 +50,8 @@ def board_page(board: Board, leaderboard: Leaderboard) -> str:
         _attacks(board),
         f"![Accuracy by defense and attack](../figures/{name}-heatmap.svg)",
         *_columns(board, short),
-        *_knowledge(board),
-        *_control(board),
+        *knowledge(board),
+        *control(board),
         *_certified(board, name),
         *_differences(board),
         *_agents(board),
@@ -112,13 +113,7 @@ def _attacks(board: Board) -> str:
 
 def _result(row: Row, column: Column, board: Board) -> str:
     missing = "no record" if column.standard else "not tried"
-    return _told(row.results.get(column.attack, Result()), board) or missing
-
-
-def _told(result: Result, board: Board) -> str:
-    if result.share is not None:
-        return share(result.share, n=board.n)
-    return markdown(result.trouble, 120)
+    return told(row.results.get(column.attack, Result()), board) or missing
 
 
 def _columns(board: Board, short: dict[str, str]) -> list[str]:
@@ -134,47 +129,6 @@ def _columns(board: Board, short: dict[str, str]) -> list[str]:
     ]
     heading = ["attack", "spec", "knowledge", "part of", "flags"]
     return ["### The attacks", table(heading, rows, "lllll")] if rows else []
-
-
-def _knowledge(board: Board) -> list[str]:
-    """What not knowing the defense is worth to it."""
-    rows = [
-        [
-            defense(row, plain=True),
-            share(row.clean, n=board.n),
-            share(row.unaware, n=board.n),
-            share(row.best_known, n=board.n),
-            points(row.best_known.value - row.unaware.value),
-        ]
-        for row in board.rows
-        if row.unaware is not None and row.best_known is not None
-    ]
-    columns = [
-        "defense", "clean (%)", "defense unknown (%)", "worst case (%)",
-        "difference (points)",
-    ]  # fmt: skip
-    return [
-        "## What knowing the defense is worth",
-        "Worst case over the suite's attacks that do not know the defense, as most"
-        " published numbers are, beside the worst case over all attacks.",
-        table(columns, rows, "lrrrr"),
-    ] * bool(rows)
-
-
-def _control(board: Board) -> list[str]:
-    """What is left where nothing may be."""
-    rows = [
-        [defense(row, plain=True), _told(row.control, board)]
-        for row in board.rows
-        if row.control is not None
-    ]
-    return [
-        "## Control",
-        f"{markdown(board.control)}: whatever is not near zero here says that the attack on"
-        " that defense is broken (`attack-broken`), not that the defense is strong. An"
-        " oracle is told that nobody can be believed, and no attack moves that.",
-        table(["defense", "accuracy (%)"], rows, "lr"),
-    ] * bool(rows)
 
 
 def _certified(board: Board, name: str) -> list[str]:
