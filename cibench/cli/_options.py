@@ -18,18 +18,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Seeds of each preset; `quick` also takes part of the test samples.
 PRESETS = {"quick": 1, "standard": 3, "full": 10}
 
-#: Options that several commands have.
-DEFENSES = click.option(
-    "-d",
-    "--defense",
-    "defenses",
-    multiple=True,
-    default=("copur",),
-    show_default=True,
-    metavar="SPEC",
-    shell_complete=specs("defense"),
-    help="NAME or NAME:option=value,...; repeatable; all or a glob.",
-)
+
+def defenses(default: str) -> Callable[[F], F]:
+    """The option that selects defenses, with its default."""
+    return click.option(
+        "-d",
+        "--defense",
+        "defenses",
+        multiple=True,
+        default=(default,),
+        show_default=True,
+        metavar="SPEC",
+        shell_complete=specs("defense"),
+        help="NAME or NAME:option=value,...; repeatable; all or a glob.",
+    )
+
+
 DATASETS = click.option(
     "--dataset",
     "datasets",
@@ -198,7 +202,7 @@ def selection(command: F) -> F:
                 metavar="NAME",
                 help="Only this protocol of the study; repeatable.  [default: all]",
             ),
-            DEFENSES,
+            defenses("copur"),
             click.option(
                 "-a",
                 "--attack",

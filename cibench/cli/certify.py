@@ -10,12 +10,12 @@ import click
 from ._options import (
     DATA_DIR,
     DATASETS,
-    DEFENSES,
     DEVICE,
     EMBEDDING,
     PARAMETERS,
     PLUGIN_FILES,
     THREADS,
+    defenses,
     typed_names,
 )
 
@@ -27,7 +27,7 @@ _SHARED = frozenset(("corrupted", "missing", "as_json", "device", "threads", "qu
 @click.command(
     "certify", short_help="Say how many corrupted agents are provably harmless."
 )
-@DEFENSES
+@defenses("copur:gap=0.001")
 @DATASETS
 @PARAMETERS
 @click.option(
@@ -111,7 +111,7 @@ def command(ctx: click.Context, /, **params: Any) -> int:
 
     \b
     cibench certify -d randomized-ablation -d partition-vote
-    cibench certify -d copur:gap=0.001 --sweep rank --figure rank.svg
+    cibench certify --sweep rank --figure rank.svg
     cibench certify --matrix W.npy --widths 32/32/32/32 --corrupted 1
     """  # noqa: D301
     typed = typed_names(ctx)
