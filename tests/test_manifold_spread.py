@@ -8,6 +8,7 @@ import torch
 
 from cibench._errors import OptionError
 from cibench.certify import leverage
+from cibench.embedding.training import named
 from cibench.manifold import ManifoldRecipe, fit_affine, fit_manifold
 from cibench.manifold.spread import POWER, largest_shares, spread_basis
 from cibench_plugins.defenses.copur import CoPur
@@ -98,6 +99,14 @@ def test_a_manifold_is_fitted_with_it():
     recipe = ManifoldRecipe(width=3, spread=1.0)
     found = fit_manifold(recipe, train, train[:20], generator=seeded())
     torch.testing.assert_close(found.manifold.basis, spread.basis)
+
+
+def test_without_it_seeds_are_those_of_before_it_was_there():
+    """Their text seeds fits and heads: a word more would move every purifier's numbers."""
+    off = {"epochs": 300, "family": "affine", "residual": 0.0, "width": 4}
+    assert str(named(ManifoldRecipe(width=4))) == str(off)
+    on = named(ManifoldRecipe(width=4, spread=0.1))
+    assert on == {**off, "spread": 0.1}
 
 
 @pytest.mark.parametrize("options", [{"manifold": "mlp"}, {"solver": "paper"}])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,18 @@ from .train import Progress, fit_embedding, fit_head, silent
 
 if TYPE_CHECKING:
     from ..manifold import FittedManifold, ManifoldRecipe
+
+
+def named(recipe: ManifoldRecipe) -> dict[str, Any]:
+    """The options that tell a manifold's seed and place in the store from others'.
+
+    One that is off is left out: with it, seeds would not be those of before it was there,
+    and every number of a purifier would move.
+    """
+    options = resolved(recipe)
+    if not recipe.spread:
+        del options["spread"]
+    return options
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,7 +97,7 @@ class Training:
         from ..manifold import FittedManifold, fit_manifold
         from ..manifold.storage import manifold_from, manifold_tensors
 
-        label = f"manifold {resolved(recipe)}"
+        label = f"manifold {named(recipe)}"
         if label not in self._fitted:
 
             def fit() -> dict[str, Tensor]:
@@ -109,7 +121,7 @@ class Training:
 
     def manifold_head(self, recipe: ManifoldRecipe) -> nn.Module:
         """A fusion head trained on the manifold's output D(E(l)), as the paper does."""
-        label = f"head on manifold {resolved(recipe)}"
+        label = f"head on manifold {named(recipe)}"
         fitted = self.manifold(recipe)
         generator = scoped_generator(self.seed, part=label)
 
