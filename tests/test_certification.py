@@ -450,6 +450,17 @@ def test_a_matrix_is_read_from_every_kind_of_file(kind, tmp_path):
     assert torch.equal(found, matrix)
 
 
+def test_half_precision_is_read_and_complex_numbers_are_not(tmp_path):
+    matrix = normal(6, 2).to(torch.bfloat16)
+    save_file({"W": matrix}, tmp_path / "W.safetensors")
+    assert torch.equal(read_matrix(tmp_path / "W.safetensors"), matrix.double())
+    save_file(
+        {"W": (1j * normal(6, 2)).to(torch.complex64)}, tmp_path / "Z.safetensors"
+    )
+    with pytest.raises(DataError, match="a matrix to read, got complex numbers"):
+        read_matrix(tmp_path / "Z.safetensors")
+
+
 def test_files_without_one_matrix_are_refused(tmp_path):
     several = tmp_path / "W.npz"
     np.savez(several, a=np.zeros((2, 1)), b=np.ones((2, 1)), c=np.ones(3))

@@ -157,6 +157,15 @@ def test_every_defense_is_a_row_with_shares_or_a_reason(certify):
     assert told[0].startswith(f"[1/3] {SET} · none · seed 0: clean ")
 
 
+def test_without_a_defense_one_that_certifies_is_taken(certify):
+    code, out, _ = certify(
+        *SMALL[:2], "--seeds", "1", "-q", "--corrupted", "1", "--json"
+    )
+    (row,) = json.loads(out)
+    assert (code, row["defense"]) == (0, "copur:gap=0.001")
+    assert row["reasons"] == [] or "no proved gap" not in row["reasons"][0]["reason"]
+
+
 def test_an_uncertifiable_configuration_is_told_with_what_to_do(certify):
     code, out, err = certify(*SMALL, "-d", "copur", "-d", "copur-smoothed:draws=20")
     assert code == 0

@@ -97,9 +97,8 @@ def foresee(
             continue
         known.append(found)
         for number, reason in found.reasons.items():
-            if (
-                corrupted is None and number > 1
-            ):  # one corrupted agent was not asked for
+            # Where no number was asked for, that not even one agent can be certified.
+            if corrupted is None and number > 1:
                 continue
             line = f"{cell.dataset.spec} · {cell.defense.spec}: {number}: {reason}"
             if line not in told:

@@ -21,6 +21,7 @@ from ..layout import AgentLayout
 
 #: Kinds of files that are read.
 KINDS = (".npy", ".npz", ".csv", ".safetensors")
+_COMPLEX = "complex numbers"
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +189,10 @@ def _arrays(path: Path) -> dict[str, Tensor]:
             loaded = load_file(path)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-        return {name: _real(t.numpy()) for name, t in loaded.items()}
+        if any(t.is_complex() for t in loaded.values()):
+            raise ValueError(_COMPLEX)
+        # NumPy has no bfloat16.
+        return {name: t.double() for name, t in loaded.items()}
     if path.suffix == ".csv":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a file without rows
@@ -208,7 +212,7 @@ def _real(array: NDArray[Any]) -> Tensor:
         ValueError: it holds complex numbers.
     """
     if np.iscomplexobj(array):
-        raise ValueError("complex numbers")
+        raise ValueError(_COMPLEX)
     return torch.from_numpy(np.asarray(array, dtype=np.float64))
 
 
